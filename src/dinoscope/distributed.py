@@ -90,6 +90,35 @@ def gather_views(value: Float[Tensor, "v b *d"]) -> Float[Tensor, "v n *d"]:
     return gather(value.transpose(0, 1)).transpose(0, 1)
 
 
+def own_share(count: int) -> range:
+    """Return which of `count` pieces of work this process does: every n-th of n processes."""
+    return range(rank(), count, world_size())
+
+
+def gather_uneven(rows: Tensor) -> Tensor:
+    """Return the rows of all processes, of which each may have another number, in rank order; without gradients."""
+    if world_size() == 1:
+        return rows
+    counts = torch.zeros(world_size(), dtype=torch.int64, device=rows.device)
+    counts[rank()] = len(rows)
+    counts = sum_reduce(counts).tolist()
+    before = sum(counts[: rank()])
+    whole = rows.new_zeros(sum(counts), *rows.shape[1:])
+    whole[before : before + len(rows)] = rows
+    return sum_reduce(whole)
+
+
+def gather_texts(text: str) -> list[str]:
+    """Return the text of every process, in rank order."""
+    if world_size() == 1:
+        return [text]
+    letters = torch.frombuffer(bytearray(text.encode("utf-8", "surrogateescape")) or bytearray(1), dtype=torch.uint8)
+    letters = letters[: len(text.encode("utf-8", "surrogateescape"))]
+    lengths = gather_uneven(torch.tensor([len(letters)])).tolist()
+    parts = gather_uneven(letters).split(lengths)
+    return [bytes(part.tolist()).decode("utf-8", "surrogateescape") for part in parts]
+
+
 def sum_with_gradient(value: Tensor) -> Tensor:
     """Return `sum_reduce` of the value; gradients flow back to every process."""
     if world_size() == 1:

@@ -26,7 +26,7 @@ from torch.utils.data import Dataset
 from torchvision.transforms import InterpolationMode
 from torchvision.transforms.v2 import functional as tv
 
-from dinoscope import checkpoint
+from dinoscope import checkpoint, distributed
 from dinoscope.data.grey_range import Window, is_joined
 from dinoscope.data.images import UnreadableImage
 from dinoscope.data.loader import Batches, default_workers
@@ -373,7 +373,8 @@ def cached_extract(
     """Return what `extract` gives, or gave before for these weights, images and settings.
 
     place: folder of the cache; None is `cache_folder`'s. An interrupted extraction continues after the last whole piece
-        of `PIECE` images.
+        of `PIECE` images. Processes of a group share the pieces, and read those of the others in this folder, which all
+        of them must see.
 
     Images are recognised by key, size in bytes and time of change; features of a source without these are not cached. A
     damaged entry is replaced, and one that cannot be written is not cached; both with a warning. Raises UserError as
@@ -385,19 +386,35 @@ def cached_extract(
         config = replace(config, feature="image")
     place, weights = cache_folder("features") if place is None else place, checkpoint.weights_hash(backbone)
     total, view = len(images), evaluation_view(backbone, config)
-    features, positions, filled = torch.empty(total, config.dim(backbone)), list[Tensor](), 0
-    for start in range(0, max(total, 1), PIECE):
+    starts, report = range(0, max(total, 1), PIECE), progress or (lambda done, total: None)
+
+    def of_piece(start: int) -> tuple[Float[Tensor, "k d"], Int[Tensor, " k"]]:
         piece = images.subset(range(start, min(start + PIECE, total)))
         file = place / f"{_cache_key(weights, piece, view, config)}.safetensors"
         entry = _read(file, dim=config.dim(backbone))
         if entry is None:
-            report = None if progress is None else lambda done, _, start=start: progress(start + done, total)
-            entry = readable_features(backbone, piece, config, report)
+            entry = readable_features(backbone, piece, config, lambda done, _: report(start + done, total))
             _write(file, *entry)
+        return entry
+
+    if distributed.world_size() > 1:
+        require_same(images)
+        for number in distributed.own_share(len(starts)):
+            of_piece(starts[number])
+        distributed.barrier()
+    features, positions, filled = torch.empty(total, config.dim(backbone)), list[Tensor](), 0
+    for start in starts:
+        entry = of_piece(start)
         features[filled : filled + len(entry[0])] = entry[0]
         positions.append(entry[1] + start)
         filled += len(entry[0])
     return _bank(images, features[:filled], torch.cat(positions))
+
+
+def require_same(images: ImageSource) -> None:
+    """Raise UserError if the processes of a group do not have the same images."""
+    if len(set(distributed.gather_texts(images.fingerprint()))) > 1:
+        raise UserError(f"{images.name}: the processes do not find the same images; all must see one folder")
 
 
 def _cache_key(weights: str, images: ImageSource, view: ImageView, config: ExtractConfig) -> str:

@@ -1,7 +1,8 @@
 """k-means (Lloyd 1982) in blocks of rows, and hierarchies of clusters (Vo et al. 2024).
 
 Points are taken in blocks of `BLOCK` rows. What a block contributes depends on its rows and the centroids alone, and
-contributions are added in float64, in the order of the blocks. So it does not matter where a block is computed.
+contributions are added in float64, in the order of the blocks. So it does not matter where a block is computed:
+processes of a group, which all have the points, share the distances, and each has the result of one process.
 
 Source of the hierarchy: H. V. Vo et al. 2024, Automatic Data Curation for Self-Supervised Learning: A Clustering-Based
 Approach (arXiv 2405.15613), written from the paper. Level 1 clusters the points, and every further level the centroids
@@ -22,6 +23,8 @@ import torch
 from jaxtyping import Float, Int, Int64
 from torch import Tensor
 from torch.nn import functional as F
+
+from dinoscope import distributed
 
 BLOCK = 2**14
 """Rows that are computed together."""
@@ -55,6 +58,18 @@ def nearest_centroids(
     return torch.cat(nearest), torch.cat(reduced)
 
 
+def _nearest_by_block(
+    points: Float[Tensor, "p v"], centroids: Float[Tensor, "k v"], block: int = BLOCK
+) -> tuple[Int64[Tensor, " p"], Float[Tensor, " p"]]:
+    """Return `nearest_centroids` of all points. Processes of a group share the blocks."""
+    nearest, reduced = points.new_zeros(len(points), dtype=torch.int64), points.new_zeros(len(points))
+    starts = range(0, len(points), block)
+    for number in distributed.own_share(len(starts)):
+        rows = slice(starts[number], starts[number] + block)
+        nearest[rows], reduced[rows] = nearest_centroids(points[rows], centroids)
+    return distributed.sum_reduce(nearest), distributed.sum_reduce(reduced)
+
+
 def kmeans(
     points: Float[Tensor, "p v"],
     starts: Float[Tensor, "k v"],
@@ -75,8 +90,8 @@ def kmeans(
     for iteration in range(iterations):
         sums, counts = means.new_zeros(means.shape, dtype=dtype), means.new_zeros(len(means), dtype=torch.int64)
         total = points.new_zeros((), dtype=torch.float64)
-        for part in points.split(block):
-            nearest, reduced = nearest_centroids(part, means)
+        of_blocks = (whole.split(block) for whole in (points, *_nearest_by_block(points, means, block)))
+        for part, nearest, reduced in zip(*of_blocks, strict=True):
             own = nearest.bincount(minlength=len(means))
             order, begins = nearest.argsort(stable=True), own.cumsum(0) - own
             sums += F.embedding_bag(order, part.to(dtype), begins, mode="sum")
@@ -98,11 +113,9 @@ def assigned(
     points: Float[Tensor, "p v"], centroids: Float[Tensor, "k v"]
 ) -> tuple[Int64[Tensor, " p"], Float[Tensor, " p"]]:
     """Return the nearest centroid of each point, and the Euclidean distance to it."""
-    nearest, distances = list[Tensor](), list[Tensor]()
-    for part in points.split(BLOCK):
-        nearest.append(nearest_centroids(part, centroids)[0])
-        distances.append((part - centroids[nearest[-1]]).square_().sum(dim=1).sqrt_())
-    return torch.cat(nearest), torch.cat(distances)
+    nearest, _ = _nearest_by_block(points, centroids)
+    pairs = zip(points.split(BLOCK), nearest.split(BLOCK), strict=True)
+    return nearest, torch.cat([(part - centroids[own]).square_().sum(dim=1).sqrt_() for part, own in pairs])
 
 
 def seeds(points: Float[Tensor, "p v"], count: int, generator: torch.Generator) -> Float[Tensor, "k v"]:
@@ -123,11 +136,8 @@ def seeds(points: Float[Tensor, "p v"], count: int, generator: torch.Generator) 
     while True:
         latest = points[chosen[-1].to(points.device)]
         remaining[chosen[-1]] = 0
-        for start in range(0, len(points), BLOCK):
-            block = slice(start, start + BLOCK)
-            squared = (lengths[block] + nearest_centroids(points[block], latest)[1]).double().cpu()
-            own = remaining[block]
-            torch.minimum(own, squared.masked_fill_(squared <= same, 0), out=own)
+        squared = (lengths + _nearest_by_block(points, latest)[1]).double().cpu()
+        torch.minimum(remaining, squared.masked_fill_(squared <= same, 0), out=remaining)
         wanted = min(max(1, total // _PER_ROUND), count - total)
         # The smallest of exponential variables of these rates (Efraimidis and Spirakis 2006): draws without return.
         draws = -torch.rand(len(points), dtype=torch.float64, generator=generator).log_() / remaining

@@ -8,6 +8,7 @@ drop out of the cosine similarity, and mirroring an image changes the sign of it
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 from collections.abc import Callable, Sequence
@@ -22,6 +23,7 @@ import torch
 from jaxtyping import Float, Float32, Int64
 from torch import Tensor
 
+from dinoscope import distributed
 from dinoscope.data.finding import containers_at
 from dinoscope.data.overlap import prints_of
 from dinoscope.data.reader import RawImage, UnreadableImage, split_key
@@ -31,6 +33,7 @@ from dinoscope.errors import UserError
 from dinoscope.evaluation.base import DEFAULT_CONTEXT, Context
 from dinoscope.evaluation.graph import components, similar_pairs
 from dinoscope.evaluation.knn import unit
+from dinoscope.features import require_same
 from dinoscope.model_names import Model
 from dinoscope.places import JoinedPath
 from dinoscope.remote import RemotePath
@@ -215,26 +218,39 @@ def _require_thresholds(config: DuplicatesConfig, model: Model | None) -> None:
 
 
 def _read(images: ImageSource, progress: Callable[[int, int], None]) -> tuple[dict[int, _Seen], tuple[Unreadable, ...]]:
-    # What is known of each readable image by its position, and the others.
-    seen, unreadable = dict[int, _Seen](), list[Unreadable]()
+    # What is known of each readable image by its position, and the others. Processes of a group share the reading.
+    if distributed.world_size() > 1:
+        require_same(images)
+    starts, looked = range(0, len(images), _CHUNK), dict[int, _Seen | str]()
 
-    def look(start: int) -> list[_Seen | str]:
-        return [_look(images, index) for index in range(start, min(start + _CHUNK, len(images)))]
+    def look(number: int) -> list[tuple[int, _Seen | str]]:
+        chunk = range(starts[number], min(starts[number] + _CHUNK, len(images)))
+        return [(index, _look(images, index)) for index in chunk]
 
     pool = ThreadPoolExecutor(available_cores())
     try:
-        done = 0
-        for chunk in pool.map(look, range(0, len(images), _CHUNK)):
-            for own in chunk:
-                if isinstance(own, str):
-                    unreadable.append(Unreadable(images.keys[done], own))
-                else:
-                    seen[done] = own
-                done += 1
-            progress(done, len(images))
+        for chunk in pool.map(look, distributed.own_share(len(starts))):
+            looked |= chunk
+            progress(min(chunk[-1][0] + 1, len(images)), len(images))
     finally:
         pool.shutdown(cancel_futures=True)
-    return seen, tuple(unreadable)
+    own_seen = {index: own for index, own in looked.items() if not isinstance(own, str)}
+    reasons = {index: own for index, own in looked.items() if isinstance(own, str)}
+    seen, left_out = _of_all(own_seen, reasons)
+    return seen, tuple(Unreadable(images.keys[index], reason) for index, reason in sorted(left_out.items()))
+
+
+def _of_all(seen: dict[int, _Seen], reasons: dict[int, str]) -> tuple[dict[int, _Seen], dict[int, str]]:
+    # What all processes of a group saw, by position.
+    if distributed.world_size() == 1:
+        return seen, reasons
+    facts = json.dumps([[[index, *own[:3]] for index, own in seen.items()], list(reasons.items())])
+    rows = np.array([own.descriptor for own in seen.values()], np.float32).reshape(len(seen), _FREQUENCIES**2)
+    told = [json.loads(text) for text in distributed.gather_texts(facts)]
+    descriptors = distributed.gather_uneven(torch.from_numpy(rows)).numpy()
+    found = zip([fact for of_one, _ in told for fact in of_one], descriptors, strict=True)
+    joined = {index: _Seen(pixels, height, width, row) for (index, pixels, height, width), row in found}
+    return dict(sorted(joined.items())), {index: reason for _, of_one in told for index, reason in of_one}
 
 
 def _look(images: ImageSource, index: int) -> _Seen | str:

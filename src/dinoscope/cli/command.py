@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import functools
 import io
+import os
 import re
 from collections.abc import Callable
 from contextvars import ContextVar
@@ -12,9 +13,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
+import torch
 import tyro
 from tyro.constructors import ConstructorRegistry, PrimitiveConstructorSpec, PrimitiveTypeInfo
 
+from dinoscope import distributed
 from dinoscope.cli.console import progress_bar
 from dinoscope.cli.options import Given
 from dinoscope.data.grey_range import parse_window, window_text
@@ -55,6 +58,8 @@ class Command:
     function: does it, and returns the exit code, or None for 0.
     raw: it takes the checked command line itself; `schema` then describes it.
     options: a dataclass of the options, which the function takes instead. hidden: those of its fields that are none.
+    is_shared: processes that torchrun or SLURM started share the work; the function ends in the main one, which alone
+        prints.
     """
 
     summary: str
@@ -62,6 +67,7 @@ class Command:
     raw: bool = False
     options: type[Any] | None = None
     hidden: frozenset[str] = frozenset()
+    is_shared: bool = False
 
     def __call__(self, given: Given) -> int:
         """Build the arguments, and run the function. Raises UserError."""
@@ -69,7 +75,16 @@ class Command:
             return self.function(given) or 0
         if self.options is not None:
             return self.function(build(self.options, given.argv())()) or 0
-        return build(self.function, given.argv())() or 0
+        call = build(self.function, given.argv())
+        if not self.is_shared:
+            return call() or 0
+        with contextlib.ExitStack() as group:
+            group.enter_context(distributed.process_group(torch.device("cpu")))  # what they exchange lies there
+            if not distributed.is_main():
+                nowhere = group.enter_context(Path(os.devnull).open("w"))
+                group.enter_context(contextlib.redirect_stdout(nowhere))
+                group.enter_context(contextlib.redirect_stderr(nowhere))
+            return call() or 0
 
 
 def build(function: Callable[..., Any], argv: list[str], **settings: Any) -> Callable[[], Any]:

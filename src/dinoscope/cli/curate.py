@@ -7,6 +7,7 @@ from typing import Annotated
 
 import tyro
 
+from dinoscope import distributed
 from dinoscope.cli.command import EXTRACTION, Command, ExtractionOptions, ModelName
 from dinoscope.cli.console import progress_bar, stdout
 from dinoscope.curation import CurationConfig, curate_images
@@ -47,6 +48,8 @@ def curate(
     list_text(out, images)  # what no list can name is refused before the work
     loaded = [load_model(name, progress_bar) for name in (model, copies_model) if name is not None]
     curation = curate_images(loaded[0], images, config, extraction.context(), *loaded[1:])
+    if not distributed.is_main():
+        return
     with progress_bar("drawing clusters") as progress:
         files = write_files(curation, out, progress)
     choice = curation.choice
@@ -60,5 +63,5 @@ def curate(
 
 
 COMMANDS = {
-    "curate": Command("choose a balanced training set from many images, without copies", curate),
+    "curate": Command("choose a balanced training set from many images, without copies", curate, is_shared=True),
 }

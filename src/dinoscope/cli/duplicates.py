@@ -9,6 +9,7 @@ from typing import Annotated
 
 import tyro
 
+from dinoscope import distributed
 from dinoscope.cli.command import EXTRACTION, WHAT_MAY_BE_NAMED, Command, ExtractionOptions
 from dinoscope.cli.console import emit, progress_bar, stdout
 from dinoscope.data.finding import find_images
@@ -61,6 +62,8 @@ def duplicates(
     images, context = find_images(data, labelled=False), extraction.context()
     loaded = None if model is None else context.fitted(load_model(model, progress_bar), data)
     found = find_duplicates(images, config, loaded, context)
+    if not distributed.is_main():
+        return
     planned = [] if remove_to is None else moves(found, data, remove_to)
     written = write_duplicates(found, out)
     emit(None, [found.table()], _first_groups(found), json=False)
@@ -99,5 +102,7 @@ def _texts(planned: Sequence[tuple[Path, Path]]) -> list[tuple[str, str]]:
 
 
 COMMANDS = {
-    "duplicates": Command("find images that are there more than once, as groups, and move the copies away", duplicates),
+    "duplicates": Command(
+        "find images that are there more than once, as groups, and move the copies away", duplicates, is_shared=True
+    ),
 }

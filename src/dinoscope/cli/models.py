@@ -12,6 +12,7 @@ import torch
 import tyro
 from rich.table import Table
 
+from dinoscope import distributed
 from dinoscope.cli.command import EXTRACTION, Command, ExtractionOptions, ModelName
 from dinoscope.cli.console import Console, emit, progress_bar, say, stdout
 from dinoscope.data.finding import find_images
@@ -199,6 +200,8 @@ def embed(
         format: With --patches: what to write if the name of --out does not tell.
     """
     if patches:
+        if distributed.world_size() > 1:
+            raise UserError("--patches is written by one process: start it without torchrun")
         _embed_patches(model, data, out, format, of_patches, extraction, overwrite=overwrite)
         return
     if of_patches != PATCHES or format is not None:
@@ -210,6 +213,8 @@ def embed(
     folder = find_images(data, splits=True)
     context, loaded = extraction.context(), load_model(model, progress_bar)
     bank = context.features(context.fitted(loaded, data).backbone, folder, "features")
+    if not distributed.is_main():
+        return
     try:
         out.parent.mkdir(parents=True, exist_ok=True)
         with replacing(out) as partial:
@@ -254,7 +259,9 @@ def _embed_patches(
 
 
 COMMANDS = {
-    "embed": Command("write the features of images, or of their patches, to npz, csv, parquet or zarr", embed),
+    "embed": Command(
+        "write the features of images, or of their patches, to npz, csv, parquet or zarr", embed, is_shared=True
+    ),
     "models": Command("list the released weights that can be named as --model: method, figures, licence, size", models),
     "import": Command(
         "turn a weights file of others (DINO, DeiT, MoCo, SwAV, DINOv2, timm...) into an exported model", import_weights

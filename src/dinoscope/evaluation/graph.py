@@ -16,6 +16,7 @@ from scipy.sparse import coo_array  # pyright: ignore[reportMissingTypeStubs]
 from scipy.sparse.csgraph import connected_components  # pyright: ignore
 from torch import Tensor
 
+from dinoscope import distributed
 from dinoscope.errors import UserError
 from dinoscope.evaluation import knn
 
@@ -54,6 +55,8 @@ def similar_pairs(
     in blocks whose bounds depend on the number of rows alone; features need not be normalised, and a zero feature is
     at similarity 0 to all. Of n x d features the memory is that of a normalised copy and of n x `nearest` pairs.
 
+    Processes of a group share the work, and all have the result: that of one process.
+
     progress: called with (rows done, rows in all).
 
     Raises UserError if the threshold or `nearest` is out of range, or a feature is not finite.
@@ -68,7 +71,9 @@ def similar_pairs(
     lefts, rights = [np.zeros(0, np.int64)], [np.zeros(0, np.int64)]
     values = [np.zeros(0, np.float32)]
     k = min(nearest, len(gallery) - itself)
-    for start in range(0, count if k > 0 else 0, _STRIP):
+    starts = range(0, count if k > 0 else 0, _STRIP)
+    for number in distributed.own_share(len(starts)):
+        start = starts[number]
         rows = torch.arange(start, min(start + _STRIP, count), device=queries.device)
         exclude = rows if itself else None
         cosines, neighbours = knn.nearest(gallery, queries[rows], k, exclude=exclude)
@@ -77,7 +82,8 @@ def similar_pairs(
         rights.append(neighbours[row, rank].cpu().numpy())
         values.append(cosines[row, rank].cpu().numpy())
         progress(start + len(rows), count)
-    left, right, cosine = np.concatenate(lefts), np.concatenate(rights), np.concatenate(values)
+    found = [torch.as_tensor(np.concatenate(parts)) for parts in (lefts, rights, values)]
+    left, right, cosine = (distributed.gather_uneven(part).numpy() for part in found)
     if itself:
         left, right = np.minimum(left, right), np.maximum(left, right)
     return _each_once(left, right, cosine, len(gallery))
