@@ -164,6 +164,7 @@ class Trainer:
             *given,
             reduced=config.decode == "reduced",
             masking=self.method.masking,
+            mixing=self.method.mixing,
             channels=config.backbone_config.channels,
         )
         return view_loader(dataset, sampler, workers, pin=self.device.type == "cuda")
@@ -238,7 +239,7 @@ class Trainer:
             views = batch.to(self.device)
         now = torch.cuda.current_stream(self.device)
         now.wait_stream(self._copies)
-        for tensor in (views.global_views, views.local_views, views.labels):
+        for tensor in (views.global_views, views.local_views, views.labels, views.mixes):
             if tensor is not None:
                 tensor.record_stream(now)
         return views
@@ -384,6 +385,9 @@ class Trainer:
             "scaler": self.scaler.state_dict(),
             "data_fingerprint": self.fingerprint,
         }
+        if self.method.classifier_prefix is not None:
+            prefix, classes = f"method.{self.method.classifier_prefix}", list(self.images.classes)
+            metadata["classifier"] = {"prefix": prefix, "classes": classes}
         return tensors, metadata
 
     def restore(self, path: Path) -> None:
