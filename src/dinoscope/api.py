@@ -3,6 +3,7 @@
     run   = ds.train("photos/", method="dino", backbone="vit_tiny_patch16_224", epochs=50, out="runs/a")
     model = ds.load("runs/a")
     bank  = ds.embed(model, "photos/")
+    found = ds.predict("runs/tuned", "photos/")
     table = ds.evaluate([run, model], ["knn", "linear"], data="cifar10/")
     ds.attention(model, "cat.jpg").save("cat.png")
     study = ds.ablate(run.config, axes={"method.teacher_temperature": [0.02, 0.04]}, seeds=2, out="study")
@@ -40,7 +41,8 @@ from dinoscope.explain.attention import network_input
 from dinoscope.explain.maps import MAPS, map_title
 from dinoscope.methods import METHODS
 from dinoscope.model_names import Model, load_models, wrap
-from dinoscope.places import parse_place
+from dinoscope.places import joined, parse_place
+from dinoscope.prediction import Predictions, images_at, load_classifier, predictions
 from dinoscope.recipes import RECIPES as RECIPES
 from dinoscope.recipes import run_config
 from dinoscope.system import pick_device
@@ -201,6 +203,28 @@ def embed(model: AnyModel, data: Data, *, device: str = "auto", **context: Any) 
     conditions = Context(pick_device(device), **context)
     images = _source(data)
     return conditions.features(conditions.fitted(load(model), (images, None)).backbone, images, "features")
+
+
+def predict(
+    model: AnyModel, data: Data | Sequence[Path | str], *, top: int = 5, device: str = "auto", **context: Any
+) -> Predictions:
+    """Return the most probable classes of images, by a model that was trained or fine-tuned with labels.
+
+    data: images as of `embed`, or one or several image files. top: how many classes, at most.
+    context: fields of `evaluation.base.Context` (batch_size, image_size, workers, ...).
+
+    Raises UserError if the model has no classifier, or no image can be read.
+    """
+    loaded = load(model)
+    classifier = load_classifier(loaded)
+    if isinstance(data, str | Path):
+        images = images_at(parse_place(data))
+    elif isinstance(data, Sequence) and not isinstance(data, Dataset | ImageSource):
+        images = images_at(joined([parse_place(own) for own in data]))
+    else:
+        images = _source(data)
+    bank = Context(pick_device(device), **context).features(loaded.backbone, images, "features")
+    return predictions(images, bank, classifier, top)
 
 
 @dataclass(frozen=True)

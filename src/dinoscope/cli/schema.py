@@ -30,6 +30,7 @@ GROUPS = (
     "train",
     "demo",
     "evaluate",
+    "predict",
     "compare",
     "pictures",
     "video",

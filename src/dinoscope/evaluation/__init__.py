@@ -1,6 +1,6 @@
 """Evaluations of models, one file each, and what they share."""
 
-from dinoscope.evaluation import correspondence, davis, explain, fewshot, knn, linear, rank, throughput, voc
+from dinoscope.evaluation import correspondence, davis, explain, fewshot, finetune, knn, linear, rank, throughput, voc
 from dinoscope.evaluation.base import Evaluation
 
 EVALUATIONS: dict[str, Evaluation] = {
@@ -8,6 +8,7 @@ EVALUATIONS: dict[str, Evaluation] = {
     "linear": linear.EVALUATION,
     "knn": knn.EVALUATION,
     "fewshot": fewshot.EVALUATION,
+    "finetune": finetune.EVALUATION,
     "voc": voc.EVALUATION,
     "davis": davis.EVALUATION,
     "explain": explain.EVALUATION,

@@ -399,10 +399,11 @@ def facts_of(initial: BackboneConfig, config: RunConfig) -> str:
 def washes_out(config: RunConfig) -> str | None:
     """Return a warning if the learning rate would lose what the initial model knows (`GENTLE_PEAK`), else None.
 
-    Only for AdamW: for SGD and LARS no such figure is known.
+    Only for AdamW: for SGD and LARS no such figure is known. With layer-wise decay, high rates are meant for the head.
     """
     scale, peak = config.optimizer.scale(config.batch_size), config.optimizer.peak(config.batch_size)
-    if config.init is None or config.optimizer.name != "adamw" or peak <= GENTLE_PEAK:
+    is_decayed = config.optimizer.layer_decay < 1
+    if config.init is None or config.optimizer.name != "adamw" or is_decayed or peak <= GENTLE_PEAK:
         return None
     return (
         f"the learning rate rises to {peak:.1e} (scaled to the batch), and rates of 3e-04 and more are reported to "
