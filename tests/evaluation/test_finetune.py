@@ -20,6 +20,7 @@ from dinoscope.errors import UserError
 from dinoscope.evaluation import finetune
 from dinoscope.evaluation.base import Context, measure
 from dinoscope.evaluation.finetune import EVALUATION, FinetuneConfig
+from dinoscope.evaluation.results import kept_names
 from dinoscope.evaluation.statistics import wilson
 from dinoscope.features import Progress
 from dinoscope.model_names import Model, load_model, load_models
@@ -188,3 +189,21 @@ def test_settings_that_do_not_fit_are_refused(model: Model, colours: Path, confi
 def test_what_is_no_network_is_refused(colours: Path) -> None:
     with pytest.raises(UserError, match="pixels cannot be fine-tuned"):
         tune(load_model("pixels"), colours)
+
+
+def test_further_images_are_further_columns_of_one_table(model: Model, colours: Path, tmp_path: Path) -> None:
+    write_colours(tmp_path / "others", train=10, val=4)
+    config = replace(SHORT, epochs=1, more_data=(str(tmp_path / "others"),))
+    _, untrained = load_models([model, "random"])
+    first, second, third, fourth = measure(EVALUATION, [model, untrained], colours, config, CPU)
+    assert [result.protocol["val_images"] for result in (first, second, third, fourth)] == [12, 12, 8, 8]
+    labels = [model.label, untrained.label]
+    assert [third.protocol["label"], fourth.protocol["label"]] == labels
+    assert len({result.protocol["tuned"] for result in (first, second, third, fourth)}) == 4
+    table, published = finetune.tables(list(zip([*labels] * 2, [first, second, third, fourth], strict=True)), True)
+    assert [column.title for column in table.columns] == ["Model", "colours", "others"]
+    assert [row.cells[0] for row in table.sections[0].rows] == labels
+    assert table.sections[0].rows[1].cells[2] == fourth.metrics[0].text()
+    assert published.sections[0].rows[1].cells[:2] == ("ViT-S/16, DINO", "99.0")
+    assert model.home is not None
+    assert len(kept_names(model.home, "finetune")) == 2

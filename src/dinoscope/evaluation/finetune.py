@@ -19,12 +19,12 @@ import torch
 
 from dinoscope import checkpoint
 from dinoscope.config import flat, to_dict
-from dinoscope.data.sources import ImageSource
+from dinoscope.data.sources import SPLITS, ImageSource
 from dinoscope.errors import UserError
 from dinoscope.evaluation import base
-from dinoscope.evaluation.base import Context, Data
+from dinoscope.evaluation.base import Context, Data, Labelled
 from dinoscope.evaluation.knn import labels_as_in
-from dinoscope.evaluation.results import new_result
+from dinoscope.evaluation.results import new_result, settled
 from dinoscope.evaluation.statistics import share_metrics
 from dinoscope.features import evaluation_view
 from dinoscope.files import cache_folder
@@ -34,6 +34,8 @@ from dinoscope.models.backbone import is_network
 from dinoscope.places import parse_place
 from dinoscope.prediction import load_classifier
 from dinoscope.recipes import run_config
+from dinoscope.tables import BOLD, Column, Section, Table, TableRow, best_marked
+from dinoscope.text import ABSENT
 from dinoscope.training import start
 from dinoscope.training.config import RunConfig, SavingConfig, with_epochs
 from dinoscope.training.listeners import Listener, StepRecord
@@ -43,6 +45,15 @@ from dinoscope.types import Result
 
 RUNS = "runs"
 """Folder of the tuned runs within the output."""
+
+PUBLISHED_SETS = ("CIFAR-10", "CIFAR-100", "iNat 18", "iNat 19", "Flowers", "Cars", "ImageNet")
+PUBLISHED = {
+    "ViT-S/16, supervised": (99.0, 89.5, 70.7, 76.6, 98.2, 92.1, 79.9),
+    "ViT-S/16, DINO": (99.0, 90.5, 72.0, 78.2, 98.5, 93.0, 81.5),
+    "ViT-B/16, supervised": (99.0, 90.8, 73.2, 77.7, 98.4, 92.1, 81.8),
+    "ViT-B/16, DINO": (99.1, 91.7, 72.6, 78.6, 98.8, 93.0, 82.8),
+}
+"""Top-1 in % after fine-tuning (Caron et al. 2021, Table 6)."""
 
 logger = logging.getLogger("dinoscope")
 
@@ -70,6 +81,10 @@ class FinetuneConfig:
     seed: int = 0
     """Seed of the head's first weights, the order of the images, and their views."""
 
+    more_data: tuple[str, ...] = ()
+    """Further folders, archives or lists as --data takes them, each with a train and a val split: the models are tuned
+    on each of them, too, and each is a column of the table."""
+
 
 class _Steps(Listener):
     """Hands the steps to a progress bar, and what the run has to say to the log."""
@@ -94,7 +109,7 @@ def settings(model: Model, images: int | None, config: FinetuneConfig, context: 
     if not is_network(backbone.name):
         raise UserError(f"{model.name} cannot be fine-tuned: there are no weights of a network that is known by name")
     name = f"{RANDOM}{backbone.name}" if model.name == UNTRAINED else model.name
-    run = start.beginning_from(run_config(config.recipe, Path(), Path()), name)
+    run = start.continuing(run_config(config.recipe, Path(), Path()), name, backbone)
     if not isinstance(run.method, SupervisedConfig):
         raise UserError(f"--recipe {config.recipe} trains without labels: give one of supervised training, as finetune")
     mixes, run = run.method.mixing is not None, with_epochs(run, config.epochs)
@@ -123,28 +138,45 @@ def run(models: Sequence[Model], data: Data, config: FinetuneConfig, context: Co
     """Fine-tune each model on the train split, and report top-1 and top-5 accuracy on the val split.
 
     The run is kept in OUT/runs/LABEL, or in the cache if there is no output folder; called again, it is continued, or
-    taken as it is if it has ended.
+    taken as it is if it has ended. Results on further data come after those of all models, labelled as these are.
 
     Entries of the protocol: those of `Context.network`; recipe, epochs, batch_size, seed, peak_rate (for a batch of
-    256), layer_decay; training (a digest of all settings of the run that are no others' entries); classes; train, val
-    (folders), train_images, val_images; tuned (the run folder); those of `base.grouping`.
+    256), layer_decay; training (a digest of method, optimiser, views and drop path); classes; train, val (folders),
+    train_images, val_images; tuned (the run folder); those of `base.grouping`.
 
     Raises UserError if a split or labels are missing, val has classes that train lacks, a model has no network that
     can be trained, or settings contradict each other. Raises KeyboardInterrupt if a signal ends the training.
     """
-    train_images, val_images = images = base.images_of_splits(data, context, what="a fine-tuned network")
-    folders = folder_names([model.label for model in models])
-    wanted = [settings(model, len(train_images), config, context) for model in models]  # refuse all misfits first
-    for model, name, own in zip(models, folders, wanted, strict=True):
-        own, source = _with_images(own, train_images, context)
-        folder = _place(own, model, train_images) if context.out is None else context.out / RUNS / name
-        tuned = _tuned(replace(own, out=folder), source, context)
-        classifier = load_classifier(tuned)
-        bank = context.features(tuned.backbone, val_images, "features of the validation images")
-        hits = classifier.hits(bank.features, labels_as_in(classifier.classes, bank))
-        metrics = share_metrics([("finetune_top1", {}), ("finetune_top5", {})], hits, bank.groups)
-        protocol = _protocol(model, images, config, context) | {"val_images": len(bank.features), "tuned": str(folder)}
-        yield new_result("finetune", protocol, metrics)
+    names, further = folder_names([model.label for model in models]), [parse_place(own) for own in config.more_data]
+    every: list[tuple[ImageSource, ImageSource]] = []
+    for place in (data, *further):  # all misfits are refused before anything is trained
+        every.append(base.images_of_splits(place, context, what="a fine-tuned network"))
+        for model in models:
+            settings(model, len(every[-1][0]), config, context)
+    yield from (_measured(*own, every[0], config, context) for own in zip(models, names, strict=True))
+    titles = folder_names([title(base.location(train)) for train, _ in every])
+    for images, suffix in zip(every[1:], titles[1:], strict=True):
+        for model, name in zip(models, names, strict=True):
+            found = _measured(model, f"{name}-{suffix}", images, config, context)
+            found = replace(found, protocol={**found.protocol, "label": model.label})
+            base.keep_result(EVALUATION, model, config, found)
+            yield found
+
+
+def _measured(
+    model: Model, name: str, images: tuple[ImageSource, ImageSource], config: FinetuneConfig, context: Context
+) -> Result:
+    """Return the result of one model, whose run is called by this name."""
+    train_images, val_images = images
+    own, source = _with_images(settings(model, len(train_images), config, context), train_images, context)
+    folder = _place(own, model, train_images) if context.out is None else context.out / RUNS / name
+    tuned = _tuned(replace(own, out=folder), source, context)
+    classifier = load_classifier(tuned)
+    bank = context.features(tuned.backbone, val_images, "features of the validation images")
+    hits = classifier.hits(bank.features, labels_as_in(classifier.classes, bank))
+    metrics = share_metrics([("finetune_top1", {}), ("finetune_top5", {})], hits, bank.groups)
+    protocol = _protocol(model, images, config, context) | {"val_images": len(bank.features), "tuned": str(folder)}
+    return new_result("finetune", protocol, metrics)
 
 
 def _with_images(run: RunConfig, images: ImageSource, context: Context) -> tuple[RunConfig, ImageSource | None]:
@@ -230,6 +262,48 @@ def protocol_line(protocol: Mapping[str, Any]) -> str:
     )
 
 
+# The table
+
+
+def title(location: str) -> str:
+    """Return what a column calls images: the name of their folder, or of the one above if it is named as a split."""
+    path = Path(location)
+    is_training = path.name.lower() in SPLITS["train"] and path.parent.name
+    return path.parent.name if is_training else path.name
+
+
+def tables(labelled: Labelled, published: bool) -> list[Table]:
+    """Return a row for each model and a column for each set of images, as DINO's table of transfer has them."""
+    rows = list(dict.fromkeys(label for label, _ in labelled))
+    places = list(dict.fromkeys(result.protocol["train"] for _, result in labelled))
+    cells = {(label, result.protocol["train"]): result for label, result in labelled}
+    figures = [
+        [result.metric("finetune_top1") if (result := cells.get((row, place))) else None for place in places]
+        for row in rows
+    ]
+    shown = best_marked(
+        [
+            TableRow((row, *(ABSENT if m is None else m.text() for m in own)))
+            for row, own in zip(rows, figures, strict=True)
+        ],
+        [[None, *(None if m is None else m.value for m in own)] for own in figures],
+        lambda column, top, other: settled(
+            cells[rows[top], places[column - 1]], cells[rows[other], places[column - 1]], "finetune_top1"
+        ),
+    )
+    columns = (Column("Model"), *(Column(title(place), "right") for place in places))
+    remarks = [
+        "Intervals: 95 %, over the validation images of one run.",
+        *([BOLD] if any(r.best for r in shown) else []),
+    ]
+    found = [Table(columns, (Section(shown),), "Fine-tuned on all training images: top-1 in %", remarks=tuple(remarks))]
+    if published:
+        sets = (Column("Pre-training"), *(Column(name, "right") for name in PUBLISHED_SETS))
+        theirs = tuple(TableRow((name, *(f"{value:.1f}" for value in own))) for name, own in PUBLISHED.items())
+        found.append(Table(sets, (Section(theirs),), "Published: Caron et al. 2021, Table 6 (by DeiT's code)"))
+    return found
+
+
 EVALUATION = base.Evaluation(
     "finetune",
     "Fine-tuning",
@@ -241,4 +315,5 @@ EVALUATION = base.Evaluation(
     protocol_line,
     expected,
     uses=base.OF_LABELLED_IMAGES,
+    tables=tables,
 )

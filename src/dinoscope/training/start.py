@@ -293,7 +293,11 @@ def beginning_from(config: RunConfig, name: str, watch: Watch = say_once) -> Run
     progress of a download.
     Raises UserError if there is no such model.
     """
-    model = load_model(name, watch).backbone.config
+    return continuing(config, name, load_model(name, watch).backbone.config)
+
+
+def continuing(config: RunConfig, name: str, model: BackboneConfig) -> RunConfig:
+    """Return what `beginning_from` does for a model that is loaded already. model: its network."""
     window = model.window if config.window is None else config.window
     slices = model.slices if config.slices is None and model.slices > 1 else config.slices
     config = replace(config, init=name, backbone=model.name, window=window, slices=slices)
