@@ -3,6 +3,7 @@
     run   = ds.train("photos/", method="dino", backbone="vit_tiny_patch16_224", epochs=50, out="runs/a")
     model = ds.load("runs/a")
     bank  = ds.embed(model, "photos/")
+    found = ds.predict("runs/tuned", "photos/")
     table = ds.evaluate([run, model], ["knn", "linear"], data="cifar10/")
     ds.attention(model, "cat.jpg").save("cat.png")
     study = ds.ablate(run.config, axes={"method.teacher_temperature": [0.02, 0.04]}, seeds=2, out="study")
@@ -44,7 +45,8 @@ from dinoscope.explain.patch_files import load_patches as load_patches
 from dinoscope.methods import METHODS
 from dinoscope.model_names import Model, load_models, wrap
 from dinoscope.near_duplicates import Duplicates, DuplicatesConfig, find_duplicates
-from dinoscope.places import parse_place
+from dinoscope.places import joined, parse_place
+from dinoscope.prediction import Predictions, images_at, load_classifier, predictions
 from dinoscope.recipes import RECIPES as RECIPES
 from dinoscope.recipes import run_config
 from dinoscope.system import pick_device
@@ -249,6 +251,28 @@ def curate(
     if out is not None:
         write_files(curation, Path(out), lambda done, total: None)
     return curation
+
+
+def predict(
+    model: AnyModel, data: Data | Sequence[Path | str], *, top: int = 5, device: str = "auto", **context: Any
+) -> Predictions:
+    """Return the most probable classes of images, by a model that was trained or fine-tuned with labels.
+
+    data: images as of `embed`, or one or several image files. top: how many classes, at most.
+    context: fields of `evaluation.base.Context` (batch_size, image_size, workers, ...).
+
+    Raises UserError if the model has no classifier, or no image can be read.
+    """
+    loaded = load(model)
+    classifier = load_classifier(loaded)
+    if isinstance(data, str | Path):
+        images = images_at(parse_place(data))
+    elif isinstance(data, Sequence) and not isinstance(data, Dataset | ImageSource):
+        images = images_at(joined([parse_place(own) for own in data]))
+    else:
+        images = _source(data)
+    bank = Context(pick_device(device), **context).features(loaded.backbone, images, "features")
+    return predictions(images, bank, classifier, top)
 
 
 @dataclass(frozen=True)

@@ -25,6 +25,7 @@ class Views:
     unreadable: positions whose file could not be decoded and was replaced by the next readable one.
     masks: [views, batch, rows * columns], the patches of the global views that the method hides, or None. They stay on
         the CPU, as `index` does: which rows of patches are taken must not depend on what a device has to be asked for.
+    mixes: [views, batch, 5], global views first: how each is mixed with that of another image (`data.mixing`), or None.
     """
 
     global_views: UInt8[Tensor, "g b c h w"]
@@ -33,6 +34,7 @@ class Views:
     labels: Int[Tensor, " b"] | None = None
     unreadable: tuple[int, ...] = ()
     masks: Bool[Tensor, "g b p"] | None = None
+    mixes: Float[Tensor, "v b 5"] | None = None
 
     @property
     def batch_size(self) -> int:
@@ -47,14 +49,16 @@ class Views:
     def _changed(self, change: Callable[[Tensor], Tensor]) -> Views:
         local = None if self.local_views is None else change(self.local_views)
         labels = None if self.labels is None else change(self.labels)
-        return replace(self, global_views=change(self.global_views), local_views=local, labels=labels)
+        mixes = None if self.mixes is None else change(self.mixes)
+        return replace(self, global_views=change(self.global_views), local_views=local, labels=labels, mixes=mixes)
 
     def select(self, images: slice | Int[Tensor, " c"]) -> Views:
         """Return the views of these images of the batch."""
         local = None if self.local_views is None else self.local_views[:, images]
         labels = None if self.labels is None else self.labels[images]
         masks = None if self.masks is None else self.masks[:, images]
-        return Views(self.global_views[:, images], local, self.index[images], labels, masks=masks)
+        mixes = None if self.mixes is None else self.mixes[:, images]
+        return Views(self.global_views[:, images], local, self.index[images], labels, masks=masks, mixes=mixes)
 
     def split(self, parts: int) -> tuple[Views, ...]:
         """Cut the batch into `parts` equal micro-batches, in order.

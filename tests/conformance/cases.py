@@ -86,9 +86,13 @@ ABLATIONS: dict[str, MethodConfig] = {
         DINO, centering="none", teacher="previous_epoch", loss="mse_softmax", bottleneck_dim=0, head_weight_norm=False
     ),
     "dino-lagging": replace(DINO, teacher="previous_step", loss="kl", head_l2=False, predictor="mlp"),
+    "supervised-mixed": SupervisedConfig(mixup=0.8, cutmix=1.0),
     "ibot-masked-center": replace(IBOT, patch_center="masked", patch_head="last_layer", mask_shape="random"),
 }
 """case -> settings of ablations, each several at once. Not all of them learn: they are not overfitted."""
+
+PAIRED = ("supervised-mixed",)
+"""Cases that mix pairs of images, so that a micro-batch has at least two."""
 
 ALONE = ("dino-bare-epoch", "dino-lagging", "dino-mse-predictor")
 """Cases in which nothing crosses processes but gradients, as in others: they are trained in one only."""

@@ -44,6 +44,7 @@ SMALL: dict[str, dict[str, Any]] = {
     "linear": {"epochs": 2},
     "knn": {"ks": (5, 20)},
     "fewshot": {"counts": (1, 2), "draws": 3},
+    "finetune": {"epochs": 1, "batch_size": 8},
     "voc": {"size": 64, "square": 64, "resamples": 20, "masses": (0.3, 0.6)},
     "davis": {"size": 64},
     "explain": {"size": 32, "steps": 3, "random_orders": 1, "limit": 3},

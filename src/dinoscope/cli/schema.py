@@ -31,6 +31,7 @@ GROUPS = (
     "duplicates",
     "demo",
     "evaluate",
+    "predict",
     "compare",
     "pictures",
     "video",

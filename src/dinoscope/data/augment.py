@@ -20,6 +20,7 @@ from numpy import ndarray
 
 from dinoscope.data import views
 from dinoscope.data.reader import Reduction
+from dinoscope.data.strong import strengthened
 from dinoscope.data.views import Interpolation, JitterOperation, ViewParameters
 
 LUMA = (0.299, 0.587, 0.114)  # ITU-R BT.601, the grey of Pillow, OpenCV and JPEG
@@ -41,6 +42,9 @@ def multi_crop(
     A pure function of its arguments; `index` is the image's position in its data set, `reduction` how it was decoded.
     """
     pixels = [apply_view(image, view) for view in drawn_views(image, config, seed, epoch, index, reduction)]
+    if config.is_strong:
+        own = views.for_channels(config, image.shape[2])
+        pixels = [strengthened(each, own, seed, epoch, index, view) for view, each in enumerate(pixels)]
     local_views = np.stack(pixels[config.num_global :]) if config.num_local else None
     return np.stack(pixels[: config.num_global]), local_views
 

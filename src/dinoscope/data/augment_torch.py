@@ -29,7 +29,7 @@ class DecodedBatch:
     pixels: all images one behind the other, each [height, width, channels]: one tensor is shared, pinned and sent at
         once. channels: as many of all.
     sizes: height and width of each. drawn: the views of each, global ones first, with boxes within its pixels.
-    index, labels, unreadable, masks: as of `Views`.
+    index, labels, unreadable, masks, mixes: as of `Views`.
     """
 
     pixels: UInt8[Tensor, " n"]
@@ -41,10 +41,12 @@ class DecodedBatch:
     unreadable: tuple[int, ...] = ()
     masks: Bool[Tensor, "g b p"] | None = None
     channels: int = 3
+    mixes: Float[Tensor, "v b 5"] | None = None
 
     def pin_memory(self) -> DecodedBatch:
         labels = None if self.labels is None else self.labels.pin_memory()
-        return replace(self, pixels=self.pixels.pin_memory(), labels=labels)
+        mixes = None if self.mixes is None else self.mixes.pin_memory()
+        return replace(self, pixels=self.pixels.pin_memory(), labels=labels, mixes=mixes)
 
     def to(self, device: torch.device) -> Views:
         """Send the images to the device and compute their views there."""
@@ -60,6 +62,7 @@ class DecodedBatch:
             None if self.labels is None else self.labels.to(device, non_blocking=True),
             self.unreadable,
             self.masks,
+            None if self.mixes is None else self.mixes.to(device, non_blocking=True),
         )
 
 

@@ -28,6 +28,7 @@ from dinoscope.data.augment import multi_crop
 from dinoscope.data.augment_torch import DecodedBatch, decoded_crop
 from dinoscope.data.grey_range import Window
 from dinoscope.data.masking import PatchMasking
+from dinoscope.data.mixing import Mixing
 from dinoscope.data.reader import Reduction, Shrink, UnreadableImage
 from dinoscope.data.sources import ImageSource
 from dinoscope.data.views import ViewsConfig, largest_divisor
@@ -47,10 +48,10 @@ _TRIES = 100  # images in a row that may be unreadable, or a twentieth of the fo
 _GLANCE = 0.2  # seconds between two checks whether it is time to end
 _DYING = 2.0  # seconds until the system has told of the end of a process
 
-Sample = tuple[Tensor, Any, int, int | None, int | None, Tensor | None]
+Sample = tuple[Tensor, Any, int, int | None, int | None, Tensor | None, Tensor | None]
 """Global and local views of one image, [views, height, width, channels] uint8, its position, its label, the position of
-the image that it stands for, if that cannot be read or is not the one the run began with, and its masks, [views,
-patches].
+the image that it stands for, if that cannot be read or is not the one the run began with, its masks, [views, patches],
+and how its views are mixed with those of another image, [views, 5].
 
 If views are not made in the loader: the image, [height, width, channels], and the parameters of its views instead."""
 
@@ -63,6 +64,7 @@ class ViewsDataset(Dataset[Sample]):
     config: if its device is not the CPU, the views are left to `augment_torch`.
     reduced: decode an image at a reduced size (a JPEG) if its views in that epoch allow it (`views.largest_divisor`).
     masking: of the patches of global views, if the method hides some.
+    mixing: of views with those of other images, if the method mixes them.
     channels: of the views; an image that cannot be brought to them counts as unreadable.
     """
 
@@ -76,10 +78,13 @@ class ViewsDataset(Dataset[Sample]):
         *,
         reduced: bool = False,
         masking: PatchMasking | None = None,
+        mixing: Mixing | None = None,
         channels: int = 3,
     ) -> None:
         self.images, self.config, self.seed, self.window, self.reduced = images, config, seed, window, reduced
-        self.decoded, self.masking, self.channels = config.device != "cpu", masking, channels
+        self.decoded, self.masking, self.mixing = config.device != "cpu", masking, mixing
+        self.channels = channels
+        self.view_sizes = (config.global_size,) * config.num_global + (config.local_size,) * config.num_local
         self.sizes = None if sizes is None else np.asarray(sizes, np.int64)  # an array, which workers share
 
     def __len__(self) -> int:
@@ -98,7 +103,8 @@ class ViewsDataset(Dataset[Sample]):
         label = None if self.images.labels is None else self.images.labels[used]
         count = self.config.num_global
         masks = self.masking and torch.from_numpy(self.masking.sample(self.seed, epoch, index, count))
-        return torch.from_numpy(first), second, used, label, index if replaced else None, masks
+        mixes = self.mixing and torch.from_numpy(self.mixing.sample(self.seed, epoch, index, self.view_sizes))
+        return torch.from_numpy(first), second, used, label, index if replaced else None, masks, mixes
 
     def _readable(self, index: int, shrink: Shrink | None) -> tuple[UInt8[np.ndarray, "h w c"], Reduction | None, int]:
         """Return the image, or the next one in order that can be read: the same on every run. And its number.
@@ -185,7 +191,7 @@ def block_permutation(disk_order: np.ndarray, block: int, seed: int, epoch: int)
 
 def collate(samples: list[Sample]) -> Views:
     """Stack a batch along dimension 1, behind the views; channels move to the front without a copy."""
-    global_views, local_views, positions, labels, replaced, masks = zip(*samples, strict=True)
+    global_views, local_views, positions, labels, replaced, masks, mixes = zip(*samples, strict=True)
     return Views(
         torch.stack(global_views, dim=1).movedim(-1, 2),
         None if local_views[0] is None else torch.stack(local_views, dim=1).movedim(-1, 2),
@@ -193,12 +199,13 @@ def collate(samples: list[Sample]) -> Views:
         None if labels[0] is None else torch.tensor(labels),
         tuple(position for position in replaced if position is not None),
         None if masks[0] is None else torch.stack(masks, dim=1),
+        None if mixes[0] is None else torch.stack(mixes, dim=1),
     )
 
 
 def collate_decoded(num_global: int, samples: list[Sample]) -> DecodedBatch:
     """Lay the images of a batch one behind the other."""
-    images, drawn, positions, labels, replaced, masks = zip(*samples, strict=True)
+    images, drawn, positions, labels, replaced, masks, mixes = zip(*samples, strict=True)
     return DecodedBatch(
         torch.cat([image.flatten() for image in images]),
         tuple((image.shape[0], image.shape[1]) for image in images),
@@ -209,6 +216,7 @@ def collate_decoded(num_global: int, samples: list[Sample]) -> DecodedBatch:
         tuple(position for position in replaced if position is not None),
         None if masks[0] is None else torch.stack(masks, dim=1),
         images[0].shape[2],
+        None if mixes[0] is None else torch.stack(mixes, dim=1),
     )
 
 

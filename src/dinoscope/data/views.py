@@ -45,6 +45,9 @@ class ViewsConfig:
     blur_probability: three probabilities of a Gaussian blur.
     blur_radius: smallest and largest standard deviation of the blur, in pixels of the view.
     solarize_probability: three probabilities of inverting the values from 128 up.
+    randaugment: magnitude of RandAugment (Cubuk et al. 2020), from 1 to 10; 0 for none. For training with labels: DeiT
+        takes 9. RGB only.
+    erasing: probability of putting noise in a box of 2 to 33 % of the view (Zhong et al. 2020); DeiT takes 0.25.
     interpolation: of resizing a crop: bicubic (DINO, BYOL, SimCLR) or bilinear (MoCo, SwAV); both with antialiasing.
     device: where the pixels of views are computed in a training: cpu, by the loader processes, or cuda, of decoded
         images that these send. Parameters are the same, pixels differ by a tenth of a grey level on average.
@@ -70,6 +73,8 @@ class ViewsConfig:
     blur_probability: tuple[float, float, float] = (1.0, 0.1, 0.5)
     blur_radius: tuple[float, float] = (0.1, 2.0)
     solarize_probability: tuple[float, float, float] = (0.0, 0.2, 0.0)
+    randaugment: int = 0
+    erasing: float = 0.0
     interpolation: Interpolation = "bicubic"
     device: Literal["cpu", "cuda"] = "cpu"
 
@@ -78,6 +83,7 @@ class ViewsConfig:
         limits = {"num_global": (1, math.inf), "num_local": (0, math.inf), "hue": (0, 0.5)}
         limits |= dict.fromkeys(("global_size", "local_size"), (1, math.inf))
         limits |= dict.fromkeys(("horizontal_flip", "vertical_flip", "jitter_probability", "grayscale"), (0, 1))
+        limits |= {"randaugment": (0, 10), "erasing": (0, 1)}
         limits |= dict.fromkeys(("brightness", "contrast", "saturation"), (0, math.inf))
         for name, (lowest, highest) in limits.items():
             value = getattr(self, name)
@@ -100,6 +106,13 @@ class ViewsConfig:
         names = get_args(Interpolation)
         _check("interpolation", repr(self.interpolation), self.interpolation in names, ", ".join(names))
         _check("device", repr(self.device), self.device in ("cpu", "cuda"), "cpu, cuda")
+        allowed = "cpu, which RandAugment and random erasing are made on"
+        _check("device", repr(self.device), self.device == "cpu" or not self.is_strong, allowed)
+
+    @property
+    def is_strong(self) -> bool:
+        """Whether there is RandAugment or random erasing."""
+        return self.randaugment > 0 or self.erasing > 0
 
     @property
     def num_views(self) -> int:
@@ -161,7 +174,7 @@ def for_channels(config: ViewsConfig, channels: int) -> ViewsConfig:
     if channels == 3:
         return config
     solarize = config.solarize_probability if channels == 1 else (0.0, 0.0, 0.0)
-    return replace(config, saturation=0.0, hue=0.0, grayscale=0.0, solarize_probability=solarize)
+    return replace(config, saturation=0.0, hue=0.0, grayscale=0.0, solarize_probability=solarize, randaugment=0)
 
 
 def left_out(config: ViewsConfig, channels: int) -> list[str]:
@@ -172,6 +185,7 @@ def left_out(config: ViewsConfig, channels: int) -> list[str]:
         "hue": jitters and own.hue != config.hue,
         "grayscale": own.grayscale != config.grayscale,
         "solarize": own.solarize_probability != config.solarize_probability,
+        "randaugment": own.randaugment != config.randaugment,
     }
     return [name for name, is_missing in names.items() if is_missing]
 

@@ -22,7 +22,7 @@ from dinoscope.types import Items, Metric, Result
 
 OF_THE_MODEL = frozenset(
     {"label", "weights", "weights_hash", "feature", "learning_rate", "rate_at_edge", "network", "maps", "fixed_heads"}
-    | {"made_of"}
+    | {"made_of", "tuned"}
 )
 """Entries of a protocol about the model, and what was found for it; comparable results share all others."""
 

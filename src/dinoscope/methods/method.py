@@ -18,6 +18,7 @@ from jaxtyping import Float, UInt8
 from torch import Tensor, nn
 
 from dinoscope.data.masking import PatchMasking
+from dinoscope.data.mixing import Mixing
 from dinoscope.data.views import ViewsConfig
 from dinoscope.methods.health import Verdict, complete_collapse, standard_deviation_of
 from dinoscope.models.backbone import Backbone, BackboneConfig, build_backbone, without_drop_path
@@ -141,6 +142,8 @@ class Method(nn.Module, ABC):
     """What to change after complete collapse."""
     masking: PatchMasking | None = None
     """Which patches of the global views are hidden: `Views.masks`, which the loader makes."""
+    mixing: Mixing | None = None
+    """How views are mixed with those of other images: `Views.mixes`, which the loader makes."""
     backbone: Backbone
 
     def adopt(self, load: Load) -> None:
@@ -206,6 +209,12 @@ class Method(nn.Module, ABC):
     def evaluated_backbone(self) -> Backbone:
         """The network that evaluations use: the trained one, or a teacher that is better."""
         return self.backbone
+
+    @property
+    def classifier_prefix(self) -> str | None:
+        """Capability: the prefix, in the method's state dict, of the weight and bias of a linear layer from the image
+        feature of the evaluated network to a logit for each class; None without labels."""
+        return None
 
     @property
     def evaluated_prefix(self) -> str:

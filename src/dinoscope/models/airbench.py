@@ -21,7 +21,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from dinoscope.models.layers import recomputed
-from dinoscope.models.network import Backbone, BackboneConfig
+from dinoscope.models.network import Backbone, BackboneConfig, Depths, depths_by_block
 from dinoscope.types import Tokens
 
 
@@ -101,6 +101,10 @@ class AirbenchBackbone(Backbone):
     @property
     def compiled_parts(self) -> Sequence[nn.Module]:
         return [self.net.stem, *self.net.blocks]
+
+    @property
+    def depths(self) -> Depths:
+        return depths_by_block(self.net, list(self.net.blocks))
 
     def forward(self, images: Float[Tensor, "b c h w"]) -> Tokens:
         cells = images

@@ -16,7 +16,7 @@ from jaxtyping import Float
 from timm.models.convnext import ConvNeXt
 from torch import Tensor, nn
 
-from dinoscope.models.network import Backbone, BackboneConfig
+from dinoscope.models.network import Backbone, BackboneConfig, Depths, depths_by_block
 from dinoscope.types import Tokens
 
 
@@ -67,6 +67,10 @@ class ConvNeXtBackbone(Backbone):
     @property
     def compiled_parts(self) -> Sequence[nn.Module]:
         return list(chain.from_iterable(cast(Any, stage).blocks for stage in self.net.stages))
+
+    @property
+    def depths(self) -> Depths:
+        return depths_by_block(self.net, self.compiled_parts)
 
     def forward(self, images: Float[Tensor, "b c h w"]) -> Tokens:
         if self.checkpoint_activations:

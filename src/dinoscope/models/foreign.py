@@ -11,12 +11,12 @@ from typing import Any, cast
 import timm
 import torch
 from jaxtyping import Float
-from timm.models import PretrainedCfg
+from timm.models import PretrainedCfg, group_parameters
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from dinoscope.errors import UserError
-from dinoscope.models.network import IMAGENET_MEAN, IMAGENET_STD, Backbone, BackboneConfig
+from dinoscope.models.network import IMAGENET_MEAN, IMAGENET_STD, Backbone, BackboneConfig, Depths
 from dinoscope.types import Tokens
 
 TIMM = "timm:"
@@ -123,6 +123,18 @@ class TimmBackbone(Backbone):
     def __init__(self, config: BackboneConfig, net: nn.Module) -> None:
         super().__init__(config, int(cast(Any, net).head_hidden_size), _patch_size(net))
         self.net = net
+
+    @property
+    def depths(self) -> Depths | None:
+        """Return the groups of timm's own layer decay, in which a final norm belongs to the last block."""
+        name = self.config.name.removeprefix(TIMM)
+        with torch.device("meta"):  # with a classifier, whose depth is that of heads
+            whole = cast(Any, timm.create_model(name, num_classes=1))
+        if not hasattr(whole, "group_matcher"):
+            return None
+        found = cast("dict[str, int]", group_parameters(whole, whole.group_matcher(coarse=False), reverse=True))
+        top = max(found.values())
+        return Depths({name: found.get(name, top) for name, _ in self.net.named_parameters()}, top)
 
     def forward(self, images: Float[Tensor, "b c h w"]) -> Tokens:
         """Return timm's pooled feature, and the last feature map or the tokens of the patches."""

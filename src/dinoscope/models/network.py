@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol, cast, runtime_checkable
 
@@ -188,6 +188,34 @@ class Fit:
     learn: Callable[[Iterable[UInt8[Tensor, "b 3 h w"]], Callable[[int, int], None]], dict[str, Tensor]]
 
 
+@dataclass(frozen=True)
+class Depths:
+    """Capability: how deep each weight lies, for learning rates that fall towards the input (`layer_decay`).
+
+    by_name: name of a parameter of `Backbone.net` -> its depth. 0 is what comes before the first block (patches, class
+        token, positions), b + 1 is block b, counted from 0.
+    top: the depth of what comes after the last block: the final norm, and the head of a method.
+    """
+
+    by_name: Mapping[str, int]
+    top: int
+
+
+def depths_by_block(net: nn.Module, blocks: Sequence[nn.Module]) -> Depths:
+    """Return the depths of a network that is a row of blocks, in their order, from the order of its parameters.
+
+    What lies between two blocks (a downsampling before a stage) has the depth of the one that follows.
+    """
+    numbers = {id(parameter): number for number, block in enumerate(blocks, 1) for parameter in block.parameters()}
+    by_name, top = dict[str, int](), len(blocks) + 1
+    following = top
+    for name, parameter in reversed(list(net.named_parameters())):
+        own = numbers.get(id(parameter))
+        following = own or following
+        by_name[name] = own or (0 if following == 1 else following)
+    return Depths(by_name, top)
+
+
 class Backbone(nn.Module):
     """Config, feature width and normalisation, which all networks share, and what a network can do besides.
 
@@ -288,6 +316,11 @@ class Backbone(nn.Module):
         return None
 
     @property
+    def depths(self) -> Depths | None:
+        """Capability: see `Depths`. None if the network's layers are not known."""
+        return None
+
+    @property
     def fit(self) -> Fit | None:
         """Capability: see `Fit`. None for a network, and for what is already fitted."""
         return None
@@ -327,6 +360,14 @@ def require_transformer(backbone: Backbone, what: str) -> Transformer:
     if transformer is None:
         raise UserError(f"{what} needs attention blocks, and {backbone.config.name} has none")
     return transformer
+
+
+def require_depths(backbone: Backbone, what: str) -> Depths:
+    """Return the capability, or raise UserError if the network lacks it. what: the option."""
+    depths, name = backbone.depths, backbone.config.name
+    if depths is None:
+        raise UserError(f"{what} needs to know a network's layers, and {name} has none by name: leave it out")
+    return depths
 
 
 def modules_of(parent: nn.Module) -> Iterator[tuple[nn.Module, str, nn.Module]]:

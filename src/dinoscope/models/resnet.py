@@ -13,7 +13,7 @@ from timm.models.resnet import BasicBlock, Bottleneck, ResNet
 from torch import Tensor, nn
 
 from dinoscope.models.layers import keep_gradients_of_single_cells, recomputed
-from dinoscope.models.network import Backbone, BackboneConfig
+from dinoscope.models.network import Backbone, BackboneConfig, Depths, depths_by_block
 from dinoscope.types import Tokens
 
 
@@ -75,6 +75,10 @@ class ResNetBackbone(Backbone):
     @property
     def compiled_parts(self) -> Sequence[nn.Module]:
         return self.blocks
+
+    @property
+    def depths(self) -> Depths:
+        return depths_by_block(self.net, self.blocks)
 
     @property
     def blocks(self) -> Sequence[nn.Module]:

@@ -19,7 +19,7 @@ from timm.layers.pos_embed_sincos import apply_rot_embed_cat
 from timm.models.eva import Eva, EvaAttention, EvaBlock
 from torch import Tensor, nn
 
-from dinoscope.models.network import Backbone, BackboneConfig, ClassAttention
+from dinoscope.models.network import Backbone, BackboneConfig, ClassAttention, Depths, depths_by_block
 from dinoscope.models.vit import check_patches, class_map, class_row, run_blocks
 from dinoscope.types import Tokens
 
@@ -182,6 +182,10 @@ class RotaryBackbone(Backbone):
     @property
     def compiled_parts(self) -> Sequence[EvaBlock]:
         return self.blocks
+
+    @property
+    def depths(self) -> Depths:
+        return depths_by_block(self.net, self.blocks)
 
     @property
     def prefix(self) -> int:

@@ -18,7 +18,7 @@ from timm.layers import PatchEmbed, resize_rel_pos_bias_table
 from timm.models.swin_transformer import SwinTransformer, SwinTransformerBlock, SwinTransformerStage
 from torch import Tensor, nn
 
-from dinoscope.models.network import Backbone, BackboneConfig
+from dinoscope.models.network import Backbone, BackboneConfig, Depths, depths_by_block
 from dinoscope.models.vit import check_patches
 from dinoscope.types import Tokens
 
@@ -165,6 +165,10 @@ class SwinBackbone(Backbone):
     @property
     def compiled_parts(self) -> Sequence[nn.Module]:
         return _blocks(self.net)
+
+    @property
+    def depths(self) -> Depths:
+        return depths_by_block(self.net, self.compiled_parts)
 
     def forward(self, images: Float[Tensor, "b c h w"]) -> Tokens:
         """Run the network; an image whose sides are no multiples of the first patch is padded with zeros."""

@@ -26,9 +26,11 @@ from dinoscope.models.network import (
     Backbone,
     BackboneConfig,
     ClassAttention,
+    Depths,
     MaskedForward,
     Transformer,
     VisibleForward,
+    depths_by_block,
 )
 from dinoscope.types import Tokens
 
@@ -166,6 +168,10 @@ class ViTBackbone(Backbone):
     @property
     def compiled_parts(self) -> Sequence[Block]:
         return self.blocks
+
+    @property
+    def depths(self) -> Depths:
+        return depths_by_block(self.net, self.blocks)
 
     @property
     def prefix(self) -> int:

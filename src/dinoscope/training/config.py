@@ -8,6 +8,8 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Literal
 
+import torch
+
 from dinoscope.config import check_numbers
 from dinoscope.data.grey_range import is_joined
 from dinoscope.data.groups import of_headers
@@ -16,8 +18,8 @@ from dinoscope.data.views import ViewsConfig
 from dinoscope.errors import UserError
 from dinoscope.methods.dino import DINOConfig
 from dinoscope.methods.method import MethodConfig, RunShape
-from dinoscope.models.backbone import IMAGENET_MEAN, IMAGENET_STD, BackboneConfig, check_backbone
-from dinoscope.models.network import channels_made, usual_normalisation
+from dinoscope.models.backbone import IMAGENET_MEAN, IMAGENET_STD, BackboneConfig, build_backbone, check_backbone
+from dinoscope.models.network import channels_made, require_depths, usual_normalisation
 
 
 @dataclass(frozen=True)
@@ -40,6 +42,9 @@ class OptimizerConfig:
     decayed: parameters with weight decay: "weights", all but biases and other 1-D parameters (DINO); "not_tokens", of
         these neither class token nor positions (DeiT); "all" (MoCo, SwAV). LARS adapts its rate to all parameters that
         have weight decay.
+    layer_decay: of fine-tuning, in (0, 1]: a layer learns at this factor times the rate of the next one, so that layers
+        near the input change least: scale d^(L + 1 - i), with i = 0 for patches and positions, b + 1 for block b, and
+        L + 1 for the final norm and the head (BEiT, MAE). 1 is the same rate for all.
     """
 
     name: Literal["adamw", "sgd", "lars", "larc"] = "adamw"
@@ -54,6 +59,7 @@ class OptimizerConfig:
     trust: float = 0.001
     beta2: float = 0.999
     decayed: Literal["weights", "not_tokens", "all"] = "weights"
+    layer_decay: float = 1.0
 
     def scale(self, batch_size: int) -> float:
         """Return the factor of the peak learning rate: 1 for a batch of 256."""
@@ -302,6 +308,10 @@ def check_settings(config: RunConfig) -> None:
         (start < 0, f"--optimizer.start-learning-rate must be 0 or more, not {start}"),
         (optimizer.trust <= 0, f"--optimizer.trust must be above 0, not {optimizer.trust}"),
         (not 0 <= optimizer.beta2 < 1, f"--optimizer.beta2 must be at least 0 and below 1, not {optimizer.beta2}"),
+        (
+            not 0 < optimizer.layer_decay <= 1,
+            f"--optimizer.layer-decay must be above 0 and at most 1, not {optimizer.layer_decay}",
+        ),
         (optimizer.clip < 0, f"--optimizer.clip must be 0 (off) or more, not {optimizer.clip}"),
         (
             config.split is not None and not 0 < config.split < 1,
@@ -349,3 +359,6 @@ def check_settings(config: RunConfig) -> None:
         if is_fault:
             raise UserError(text)
     check_backbone(config.backbone_config)
+    if optimizer.layer_decay < 1:
+        with torch.device("meta"):
+            require_depths(build_backbone(config.backbone_config), "--optimizer.layer-decay")

@@ -293,7 +293,11 @@ def beginning_from(config: RunConfig, name: str, watch: Watch = say_once) -> Run
     progress of a download.
     Raises UserError if there is no such model.
     """
-    model = load_model(name, watch).backbone.config
+    return continuing(config, name, load_model(name, watch).backbone.config)
+
+
+def continuing(config: RunConfig, name: str, model: BackboneConfig) -> RunConfig:
+    """Return what `beginning_from` does for a model that is loaded already. model: its network."""
     window = model.window if config.window is None else config.window
     slices = model.slices if config.slices is None and model.slices > 1 else config.slices
     config = replace(config, init=name, backbone=model.name, window=window, slices=slices)
@@ -399,10 +403,11 @@ def facts_of(initial: BackboneConfig, config: RunConfig) -> str:
 def washes_out(config: RunConfig) -> str | None:
     """Return a warning if the learning rate would lose what the initial model knows (`GENTLE_PEAK`), else None.
 
-    Only for AdamW: for SGD and LARS no such figure is known.
+    Only for AdamW: for SGD and LARS no such figure is known. With layer-wise decay, high rates are meant for the head.
     """
     scale, peak = config.optimizer.scale(config.batch_size), config.optimizer.peak(config.batch_size)
-    if config.init is None or config.optimizer.name != "adamw" or peak <= GENTLE_PEAK:
+    is_decayed = config.optimizer.layer_decay < 1
+    if config.init is None or config.optimizer.name != "adamw" or is_decayed or peak <= GENTLE_PEAK:
         return None
     return (
         f"the learning rate rises to {peak:.1e} (scaled to the batch), and rates of 3e-04 and more are reported to "

@@ -14,6 +14,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import replace
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, cast
 
 import torch
@@ -34,6 +35,7 @@ from dinoscope.methods.method import Method, Outputs
 from dinoscope.model_names import load_model
 from dinoscope.models.backbone import zero_residual_branches
 from dinoscope.models.layers import choose_kernels, statistics_held, synchronize
+from dinoscope.models.network import Backbone, require_depths
 from dinoscope.schedules import cosine, warmup_cosine
 from dinoscope.system import autocast, keep_freed_memory, pick_precision
 from dinoscope.training import sharding
@@ -129,7 +131,8 @@ class Trainer:
         norms = [module for module in self.method.modules() if isinstance(module, _BatchNorm)]
         self._statistics = [buffer for norm in norms for buffer in norm.buffers()]
         self._before: list[Tensor] = []
-        self.optimizer = build_optimizer(config, self.method.trained_parameters())
+        scales = layer_scales(self.method, config.optimizer.layer_decay)
+        self.optimizer = build_optimizer(config, self.method.trained_parameters(), scales)
         self.window: deque[Tensor] = deque()
         self.scaler = torch.amp.GradScaler(device.type, enabled=self.precision == "fp16")
 
@@ -161,6 +164,7 @@ class Trainer:
             *given,
             reduced=config.decode == "reduced",
             masking=self.method.masking,
+            mixing=self.method.mixing,
             channels=config.backbone_config.channels,
         )
         return view_loader(dataset, sampler, workers, pin=self.device.type == "cuda")
@@ -235,7 +239,7 @@ class Trainer:
             views = batch.to(self.device)
         now = torch.cuda.current_stream(self.device)
         now.wait_stream(self._copies)
-        for tensor in (views.global_views, views.local_views, views.labels):
+        for tensor in (views.global_views, views.local_views, views.labels, views.mixes):
             if tensor is not None:
                 tensor.record_stream(now)
         return views
@@ -381,6 +385,9 @@ class Trainer:
             "scaler": self.scaler.state_dict(),
             "data_fingerprint": self.fingerprint,
         }
+        if self.method.classifier_prefix is not None:
+            prefix, classes = f"method.{self.method.classifier_prefix}", list(self.images.classes)
+            metadata["classifier"] = {"prefix": prefix, "classes": classes}
         return tensors, metadata
 
     def restore(self, path: Path) -> None:
@@ -460,24 +467,53 @@ def _mean_values(values: list[Mapping[str, Tensor]]) -> dict[str, Tensor]:
     return {name: rows[0] + (rows - rows[0]).mean(dim=0) for name, rows in stacked.items()}
 
 
-def build_optimizer(config: RunConfig, parameters: Iterable[tuple[str, nn.Parameter]]) -> torch.optim.Optimizer:
+def layer_scales(method: Method, decay: float) -> dict[str, float]:
+    """Return the factor of the learning rate of each parameter of the method's networks, by name; none for 1.
+
+    It is decay^(L + 1 - depth) (`OptimizerConfig.layer_decay`). Heads are in no network, and have no factor.
+    Source: MAE, util/lr_decay.py. Raises UserError for a network whose layers are not known.
+    """
+    scales = dict[str, float]()
+    if decay == 1:
+        return scales
+    for prefix, module in method.named_modules():
+        if isinstance(module, Backbone) and module in method.backbones:
+            depths = require_depths(module, "--optimizer.layer-decay")
+            scales |= {f"{prefix}.net.{name}": decay ** (depths.top - depth) for name, depth in depths.by_name.items()}
+    return scales
+
+
+def build_optimizer(
+    config: RunConfig,
+    parameters: Iterable[tuple[str, nn.Parameter]],
+    scales: Mapping[str, float] = MappingProxyType({}),
+) -> torch.optim.Optimizer:
     """Return the optimiser with two groups: weights, and biases with all other 1-D parameters.
 
     `OptimizerConfig.decayed` decides which of them have weight decay.
+    scales: name of a parameter -> factor of its learning rate; then there are two groups for each factor.
     """
     name, decayed = config.optimizer.name, config.optimizer.decayed
-    weights, others = list[nn.Parameter](), list[nn.Parameter]()
+    weights, others = dict[float, list[nn.Parameter]](), dict[float, list[nn.Parameter]]()
     for path, parameter in parameters:
         is_weight = parameter.ndim != 1 and not path.endswith(".bias")
         is_token = decayed == "not_tokens" and path.endswith(("cls_token", "pos_embed", "reg_token", "mask_token"))
-        (weights if is_weight and not is_token else others).append(parameter)
-    groups = [{"params": weights, "decays": True}, {"params": others, "decays": decayed == "all", "weight_decay": 0.0}]
+        kind, other = (weights, others) if is_weight and not is_token else (others, weights)
+        scale = scales.get(path, 1.0)
+        other.setdefault(scale, [])  # so that both groups of a factor are there, in one order
+        kind.setdefault(scale, []).append(parameter)
+    groups: list[dict[str, Any]] = []
+    for scale in sorted(weights):
+        own = {} if not scales else {"scale": scale}
+        groups.append({"params": weights[scale], "decays": True, **own})
+        groups.append({"params": others[scale], "decays": decayed == "all", "weight_decay": 0.0, **own})
     if name == "adamw":
-        fused, betas = weights[0].device.type in ("cuda", "cpu"), (0.9, config.optimizer.beta2)
+        device = next(group["params"][0] for group in groups if group["params"]).device
+        fused, betas = device.type in ("cuda", "cpu"), (0.9, config.optimizer.beta2)
         return torch.optim.AdamW(groups, lr=0.0, betas=betas, weight_decay=0.0, fused=fused)
     if name == "sgd":
         # Fused on a GPU, where in fp16 the other form waits in each step to see whether it is left out (so does LARS).
-        fused = weights[0].device.type == "cuda"
+        fused = next(group["params"][0] for group in groups if group["params"]).device.type == "cuda"
         return torch.optim.SGD(groups, lr=0.0, momentum=0.9, weight_decay=0.0, fused=fused)
     from timm.optim.lars import Lars
 
@@ -495,14 +531,14 @@ def build_optimizer(config: RunConfig, parameters: Iterable[tuple[str, nn.Parame
 
 
 def set_schedules(optimizer: torch.optim.Optimizer, config: RunConfig, step: Step) -> dict[str, float]:
-    """Set learning rate and weight decay for this step; return them for the log."""
+    """Set learning rate and weight decay for this step; return them for the log: the rate of a factor of 1."""
     settings = config.optimizer
     warmup = round(settings.warmup_epochs * step.per_epoch)
     peak = settings.peak(config.batch_size)
     rate = warmup_cosine(step.index, step.total, warmup, peak, settings.min_learning_rate, settings.start_learning_rate)
     decay = cosine(settings.weight_decay, settings.final_weight_decay, step.progress)
     for group in optimizer.param_groups:
-        group["lr"] = rate
+        group["lr"] = rate * group.get("scale", 1.0)
         if group["decays"]:
             group["weight_decay"] = decay
     return {"learning_rate": rate, "weight_decay": decay}
