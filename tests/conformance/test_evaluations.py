@@ -48,6 +48,7 @@ SMALL: dict[str, dict[str, Any]] = {
     "explain": {"size": 32, "steps": 3, "random_orders": 1, "limit": 3},
     "correspondence": {"limit": 3},
     "rank": {},
+    "lidar": {"views": 3},
 }
 """Settings with which an evaluation takes a moment."""
 

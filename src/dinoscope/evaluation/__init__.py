@@ -1,6 +1,6 @@
 """Evaluations of models, one file each, and what they share."""
 
-from dinoscope.evaluation import correspondence, davis, explain, fewshot, knn, linear, rank, throughput, voc
+from dinoscope.evaluation import correspondence, davis, explain, fewshot, knn, lidar, linear, rank, throughput, voc
 from dinoscope.evaluation.base import Evaluation
 
 EVALUATIONS: dict[str, Evaluation] = {
@@ -13,5 +13,6 @@ EVALUATIONS: dict[str, Evaluation] = {
     "explain": explain.EVALUATION,
     "correspondence": correspondence.EVALUATION,
     "rank": rank.EVALUATION,
+    "lidar": lidar.EVALUATION,
 }
 """name -> evaluation, in the order of a table's columns."""
