@@ -24,6 +24,7 @@ if TYPE_CHECKING:
         recipe,
         report,
         train,
+        verdict,
         wrap,
     )
 
@@ -47,6 +48,7 @@ __all__ = [
     "recipe",
     "report",
     "train",
+    "verdict",
     "wrap",
 ]
 

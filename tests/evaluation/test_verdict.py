@@ -63,7 +63,7 @@ def test_a_clear_winner() -> None:
     assert 0 < pair.low < 7.2
     assert list(decision.accuracies) == ["runs/mine", "raw pixels"]
     assert sentence(decision) == (
-        "Take runs/mine: k-NN 71.2 % against 64.0 % of raw pixels, on 1,000 test images. Were the two equally good, "
+        "Take runs/mine: k-NN 71.2 % against 64.0 % of raw pixels, on 1,000 test images. If the two were equally good, "
         "fewer than 1 of 1,000 sets of test images would show such a difference."
     )
 
@@ -98,7 +98,7 @@ def test_a_baseline_that_is_better_or_not_beaten_is_said_plainly() -> None:
     assert (wins.kind, wins.take, wins.second) == ("baseline", None, "runs/mine")
     assert sentence(wins) == (
         "None of your models beats raw pixels: k-NN 64.0 % against 58.2 % of runs/mine, the best of them, on 1,000 "
-        "test images. Were the two equally good, fewer than 1 of 1,000 sets of test images would show such a "
+        "test images. If the two were equally good, fewer than 1 of 1,000 sets of test images would show such a "
         "difference, corrected for 3 comparisons. Take none of them, and train on images like these."
     )
     for own in (38, 34):  # above and below the baseline
@@ -238,6 +238,6 @@ def test_without_labels_nothing_is_recommended() -> None:
     assert text.startswith(
         "Without labels, nothing tells which model is better for your task. By LiDAR runs/mine is first"
     )
-    assert "393 images" in text
+    assert "400 images" in text
     assert "By LiDAR" not in unlabelled_sentence("runs/mine", 61.2, 1)
     assert "By LiDAR" not in unlabelled_sentence("runs/mine", None, 2)

@@ -31,6 +31,7 @@ GROUPS = (
     "demo",
     "evaluate",
     "compare",
+    "verdict",
     "pictures",
     "video",
     "models",

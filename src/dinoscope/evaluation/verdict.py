@@ -16,6 +16,8 @@ The rule, which is fixed before anything is measured:
   taken: by images per second, if all were timed and differ by more than 10 %, else by parameters.
 
 What it does not know: another seed of a training, other training labels, and images unlike these.
+
+Answers and costs in, a decision and its sentence out; `evaluation.evidence` measures them.
 """
 
 from __future__ import annotations
@@ -299,9 +301,7 @@ def further_images(
     factor = (errors * error / difference) ** 2
     if factor > MAX_FACTOR:
         return None
-    more = max(images * (factor - 1), images / 10) / (1 if split is None else 1 - split)
-    unit = 10 ** max(0, math.floor(math.log10(more)) - 1) if more >= 1 else 1
-    return math.ceil(more / unit) * unit
+    return _two_digits(max(images * (factor - 1), images / 10) / (1 if split is None else 1 - split))
 
 
 def images_to_tell(points: float, disagreement: float = 0.5) -> int:
@@ -311,6 +311,12 @@ def images_to_tell(points: float, disagreement: float = 0.5) -> int:
     """
     errors = NormalDist().inv_cdf(1 - LEVEL / 2) + NormalDist().inv_cdf(POWER)
     return math.ceil(errors**2 * disagreement / (points / 100) ** 2)
+
+
+def _two_digits(number: float) -> int:
+    """Return a number rounded up to two digits, and to a whole one."""
+    unit = 10 ** max(0, math.floor(math.log10(number)) - 1) if number >= 1 else 1
+    return math.ceil(number / unit) * unit
 
 
 def _cost(candidate: Candidate) -> tuple[float, float]:
@@ -408,9 +414,9 @@ def _chance(decision: Decision, pairs: Sequence[Pair]) -> str:
     """Return how often chance alone would give differences like these: the least certain of them counts."""
     largest = max(pair.probability for pair in pairs)
     often = "fewer than 1 of 1,000" if largest < 0.001 else f"about 1 of {math.floor(1 / largest)}"
-    who = "the two" if len(pairs) == 1 else "it and any of the others"
+    who = "the two were equally" if len(pairs) == 1 else "any of the others were as"
     corrected = f", corrected for {decision.comparisons} comparisons" if decision.comparisons > 1 else ""
-    return f"Were {who} equally good, {often} sets of test images would show such a difference{corrected}."
+    return f"If {who} good, {often} sets of test images would show such a difference{corrected}."
 
 
 def _taken(decision: Decision) -> str:
@@ -458,5 +464,6 @@ def unlabelled_sentence(first: str, score: float | None, models: int) -> str:
     hint = f"{leads} between runs of one method on one network, and no more." if leads else ""
     return (
         f"Without labels, nothing tells which model is better for your task.{hint} Label about "
-        f"{count(images_to_tell(10))} images to test on, and as many to learn from: that tells models 10 points apart."
+        f"{count(_two_digits(images_to_tell(10)))} images to test on, and as many to learn from: that tells models 10 "
+        "points apart."
     )
