@@ -136,7 +136,7 @@ def verdict_on(
     """
     settings = {name: EVALUATIONS[name].config() for name in (*WITH_LABELS, *SCORES, SPEED)} | dict(wanted or {})
     skip = {*skip} - {OVERLAP} if (has_search := OVERLAP not in skip) else {*skip}
-    losses = {model.label: loss for model in models if (loss := _final_loss(model)) is not None}
+    losses = {model.label: loss for model in models if (loss := final_loss(model)) is not None}
     if unlabelled or not _has_labels(data):
         return _without_labels(models, data, settings, skip, losses, context)
     context = base.inherited(context, models, data)
@@ -328,7 +328,8 @@ def _remarks(entries: Mapping[str, Entry]) -> list[Check]:
     return [Check("note", f"{remark.rstrip('.')}.") for remark in remarks if remark != NOT_TRAINED_HERE]
 
 
-def _final_loss(model: Model) -> float | None:
+def final_loss(model: Model) -> float | None:
+    """Return the last loss that a run logged; None if the model is none."""
     lines = [] if model.run is None else read_metrics(model.run)
     return next((line["loss"] for line in reversed(lines) if "loss" in line), None)
 
