@@ -137,6 +137,25 @@ def test_features_that_are_nearly_those_of_a_training_image_are_a_hint(tmp_path:
     )
 
 
+def test_results_of_other_images_are_not_shown(tmp_path: Path) -> None:
+    one, other = (grey_levels(tmp_path / name, {"a": 12, "b": 12}) for name in ("one", "other"))
+    measured(one, PIXELS, NETWORK, skip=("linear", "throughput"))
+    found = measured(other, PIXELS, NETWORK, skip=("linear", "throughput", "lidar", "knn"))
+    for entry in found.entries.values():
+        assert entry.measurements.keys() == {"fewshot", "rank"}
+        assert str(other) in str(entry.measurements["fewshot"].protocol)
+    # and if measuring fails, one with other settings does not stand in
+    wrong = verdict_on(
+        load_models([PIXELS, NETWORK]),
+        one,
+        wanted=WANTED | {"fewshot": FewshotConfig((50,), ())},
+        context=CPU,
+        skip=SKIP,
+    )
+    assert all("fewshot" not in entry.measurements for entry in wrong.entries.values())
+    assert any("not measured" in check.text for check in wrong.checks)
+
+
 @pytest.mark.parametrize("counts", [{"a": 6}, {"a": 6, "b": 1}, {"a": 6, "b": 6, "c": 1}])
 def test_one_class_and_single_images_of_a_class_are_refused(tmp_path: Path, counts: dict[str, int]) -> None:
     with pytest.raises(UserError):

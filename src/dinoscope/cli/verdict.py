@@ -39,7 +39,7 @@ def verdict(
         data: Images with labels (train/CLASS/... and val/CLASS/..., or CLASS/...), or without.
         out: Folder to write verdict.html, verdict.json, verdict.md and labels.png to.
         unlabelled: Make no use of labels.
-        skip: Names of evaluations that are not measured (kept results are shown), and overlap.
+        skip: Names of what is left out: linear, knn, fewshot, rank, lidar, throughput; overlap, the search for leaks.
         overwrite: Replace the verdict in --out.
         json: Print JSON instead of tables.
     """

@@ -8,6 +8,7 @@ figure can be trusted then; images that only look or measure alike are hints.
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -128,14 +129,13 @@ def verdict_on(
         models: distinct by name.
         data: images; labelled ones have a folder for each class, or a list or archive with labels.
         wanted: evaluation -> settings instead of its default ones.
-        skip: evaluations that are not measured, and "overlap".
+        skip: evaluations that are left out, kept results of them too; and "overlap".
         unlabelled: make no use of labels.
         context: of the features.
 
     Raises UserError if the data cannot be used, there is a single class, or a class has fewer than two images.
     """
     settings = {name: EVALUATIONS[name].config() for name in (*WITH_LABELS, *SCORES, SPEED)} | dict(wanted or {})
-    skip = {*skip} - {OVERLAP} if (has_search := OVERLAP not in skip) else {*skip}
     losses = {model.label: loss for model in models if (loss := final_loss(model)) is not None}
     if unlabelled or not _has_labels(data):
         return _without_labels(models, data, settings, skip, losses, context)
@@ -149,9 +149,10 @@ def verdict_on(
     checks += _about_the_split(train, val, context)
     models = [context.fitted(model, images) for model in models]
     checks += _about_the_models(models, data, context)
-    both: dict[str, tuple[base.Data, Any]] = {n: (None, config) for n, config in settings.items() if n != SPEED}
-    comparison = compare.gather(models, data, both, skip=skip & set(EVALUATIONS), context=context)
-    entries = _entries(models, comparison, settings[SPEED], skip, context)
+    wants: dict[str, tuple[base.Data, Any]] = {n: (None, c) for n, c in settings.items() if n not in (SPEED, *skip)}
+    comparison = compare.gather(models, data, wants, context=context)
+    places = {name: images if EVALUATIONS[name].needs == "labels" else data for name in wants}
+    entries = _entries(models, comparison, places, settings, skip, context)
     measure = measure_for(len(train), len(train.classes))
     answers, labels, groups, keys = _answers(models, train, val, measure, context)
     candidates = [_candidate(model, entries[model.label]) for model in models]
@@ -159,7 +160,7 @@ def verdict_on(
     decision = judge(candidates, answers, labels, groups, **options)
     shared = torch.zeros(len(keys), dtype=torch.bool)
     text = sentence(decision)
-    if has_search:
+    if OVERLAP not in skip:
         pairs, found = _overlap(train, val, context)
         checks += found
         shared = torch.tensor([key in pairs for key in keys])
@@ -191,9 +192,9 @@ def _without_labels(
     place = find_split(data, "val") or resolve_split(data, "train")
     images = find_images(place, labelled=False)
     models = [context.fitted(model, (images, None)) for model in models]
-    own: dict[str, tuple[base.Data, Any]] = {name: ((images, None), settings[name]) for name in SCORES}
-    comparison = compare.gather(models, None, own, skip=set(skip) & set(EVALUATIONS), context=context)
-    entries = _entries(models, comparison, settings[SPEED], skip, context)
+    wants: dict[str, tuple[base.Data, Any]] = {n: ((images, None), settings[n]) for n in SCORES if n not in skip}
+    comparison = compare.gather(models, None, wants, context=context)
+    entries = _entries(models, comparison, {name: own for name, (own, _) in wants.items()}, settings, skip, context)
     scores = {label: value for label, entry in entries.items() if (value := entry.value("lidar")) is not None}
     first = max(scores, key=scores.__getitem__, default=models[0].label)
     checks = [
@@ -287,22 +288,32 @@ def _about_the_models(models: Sequence[Model], data: Path, context: Context) -> 
 def _entries(
     models: Sequence[Model],
     comparison: compare.Comparison,
-    config: ThroughputConfig,
+    data: Mapping[str, base.Data],
+    settings: Mapping[str, Any],
     skip: Collection[str],
     context: Context,
 ) -> dict[str, Entry]:
-    """Return the results of each model by its label, with its speed at the image size at which it is used."""
+    """Return the results of each model by its label, with its speed at the image size at which it is used.
+
+    A kept result of other data, which stands in if a measurement fails, is left out. data: of each evaluation.
+    """
     by_name = {entry.run: entry for row in comparison.rows for entry in row.entries}
     measured: dict[tuple[str, int], Result] = {}
     entries: dict[str, Entry] = {}
     for model in models:
-        entry = entries[model.label] = by_name[model.name]
+        entry = by_name[model.name]
+        own: dict[str, Result] = {}
+        for name, result in entry.measurements.items():
+            with contextlib.suppress(UserError):
+                if base.is_expected(result, EVALUATIONS[name].expected(model, data[name], settings[name], context)):
+                    own[name] = result
+        entry = entries[model.label] = replace(entry, measurements=own)
         if SPEED in skip or model.method in NO_NETWORK:
             continue
         network = model.backbone.config
         key = network.name, context.image_size or network.image_size
         if key not in measured:
-            measured[key] = _speed(model, replace(config, image_size=key[1]), context)
+            measured[key] = _speed(model, replace(settings[SPEED], image_size=key[1]), context)
         entries[model.label] = replace(entry, measurements={**entry.measurements, SPEED: measured[key]})
     return entries
 
