@@ -26,6 +26,7 @@ SMALLEST = {
     "gpu": ("--rehearse",),
     "knn": ("--gallery", "2000", "--queries", "20", "--dim", "16", "--repeats", "1"),
     "patch_features": ("--network", "vit_micro_conv8", "--frames", "2", "--repeats", "1"),
+    "label_free": ("--rehearse",),
     "train_step": ("--batch", "2", "--network", "vit_micro_patch16_64", "--repeats", "1"),
     "views": ("--images", "1", "--repeats", "1"),
     "voc": ("--images", "1", "--network", "vit_micro_patch16_64", "--batch-size", "1", "--repeats", "1"),
@@ -76,3 +77,29 @@ def imported(name: str) -> ModuleType:
     sys.modules[spec.name] = module  # dataclasses look their module up
     spec.loader.exec_module(module)
     return module
+
+
+def test_correlations_are_over_all_runs_and_over_those_of_a_method(monkeypatch) -> None:
+    monkeypatch.syspath_prepend(FOLDER)
+    benchmark = imported("label_free")
+    scores = {
+        f"{method}{number}": {
+            "knn": 50.0 + number,
+            "rank": float(-number),
+            "lidar": float(number**2),
+            "last loss": loss,
+        }
+        for method, loss in (("emp", 1.0), ("simclr", 9.0))
+        for number in range(4)
+    }
+    methods = {name: name[:-1] for name in scores}
+    found = {(each.runs, each.score): each for each in benchmark.correlations(scores, methods)}
+    assert {key: round(each.value, 6) for key, each in found.items()} == {
+        (runs, score): sign for runs in ("all", "emp", "simclr") for score, sign in (("rank", -1), ("lidar", 1))
+    }  # losses of a method are all equal here, and of several are not compared
+    assert found["all", "rank"].n == 8
+    three = {name: scores[name] for name in ("emp0", "emp1", "emp2")}
+    assert benchmark.correlations(three, methods) == []
+    (one,) = [benchmark.correlation("all", "lidar", (1, 2, 3, 4, 5), (1, 2, 3, 5, 4))]
+    assert one.value == pytest.approx(0.9)  # 1 - 6 x 2 / (5 x 24)
+    assert (one.low, one.high) == pytest.approx((-0.169, 0.996), abs=0.001)  # tanh(1.472 -+ 1.96 x 0.838)

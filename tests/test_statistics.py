@@ -2,20 +2,26 @@
 
 from __future__ import annotations
 
+from itertools import product
+
 import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from scipy import stats
 
 from dinoscope.errors import UserError
 from dinoscope.evaluation.statistics import (
     FEWEST_ITEMS,
     BootstrapConfig,
     Estimate,
+    by_group,
+    holm,
     interval_kind,
     interval_line,
     mean_intervals,
+    paired_test,
     pooled_intervals,
     resampled_means,
     share_metric,
@@ -207,3 +213,40 @@ def test_intervals_over_groups_cover_what_they_promise_and_plain_ones_do_not() -
 def test_what_is_no_share_is_refused(share, count):
     with pytest.raises(ValueError, match="share"):
         wilson(share, count)
+
+
+def test_a_paired_test_of_answers_is_the_exact_mcnemar_test() -> None:
+    for ahead, behind, alike in ((9, 1, 40), (5, 5, 0), (1, 0, 3), (60, 30, 910)):
+        differences = torch.tensor([1.0] * ahead + [-1.0] * behind + [0.0] * alike)
+        assert paired_test(differences) == pytest.approx(stats.binomtest(ahead, ahead + behind).pvalue)
+        assert paired_test(-differences) == paired_test(differences)
+    assert paired_test(torch.zeros(5)) == 1
+    assert paired_test(torch.tensor([1.0] * 9 + [-1.0])) == pytest.approx(22 / 1024)  # 2 (1 + 10) of 2^10
+
+
+def test_a_paired_test_of_groups_tries_all_signs_or_draws_them() -> None:
+    sums = torch.tensor([3.0, 2.0, 1.0, -1.0, 0.0])
+    by_hand = [
+        abs(sum(s * v for s, v in zip(signs, (3, 2, 1, 1), strict=True))) >= 5 for signs in product((1, -1), repeat=4)
+    ]
+    assert paired_test(sums) == sum(by_hand) / 16 == 6 / 16
+    many = torch.tensor([1.0, 2, 3, 1, 2, 3, 1, 2, 3, -1, -2, -3] * 3)
+    ways = np.ones(1)  # of each sum, from the smallest
+    for value in many.abs().int().tolist():
+        ways = np.convolve(ways, [1, *[0] * (2 * value - 1), 1])
+    far = np.abs(np.arange(len(ways)) - len(ways) // 2) >= many.sum().item()
+    exact = ways[far].sum() / ways.sum()
+    assert paired_test(many) == pytest.approx(exact, abs=4 * (exact * (1 - exact) / 20_000) ** 0.5)
+    assert paired_test(torch.arange(1.0, 41.0)) == 1 / 20_001  # the smallest there is
+
+
+def test_groups_are_summed_in_the_order_of_their_numbers() -> None:
+    sums, counts = by_group(torch.tensor([[1.0], [0.0], [1.0], [1.0]]), torch.tensor([7, 3, 7, 3]))
+    assert (sums.tolist(), counts.tolist()) == ([[1.0], [2.0]], [2.0, 2.0])
+
+
+def test_holm_by_hand() -> None:
+    """Smallest first: 3 x 0.01; then 2 x 0.02 = 0.04; then 0.03, which is not below the one before."""
+    assert holm([0.03, 0.01, 0.02]) == pytest.approx([0.04, 0.03, 0.04])
+    assert holm([0.6, 0.7]) == [1, 1]
+    assert holm([]) == []

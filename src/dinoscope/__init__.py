@@ -28,6 +28,7 @@ if TYPE_CHECKING:
         recipe,
         report,
         train,
+        verdict,
         wrap,
     )
 
@@ -55,6 +56,7 @@ __all__ = [
     "recipe",
     "report",
     "train",
+    "verdict",
     "wrap",
 ]
 

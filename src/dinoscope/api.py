@@ -8,6 +8,7 @@
     ds.attention(model, "cat.jpg").save("cat.png")
     study = ds.ablate(run.config, axes={"method.teacher_temperature": [0.02, 0.04]}, seeds=2, out="study")
     ds.report([run, model], out="report.html")
+    ds.verdict([run, "dino_vits16", "pixels"], "photos/").sentence
 
 Images are paths, PIL images, numpy arrays or tensors. Data are a folder, or a map-style `torch.utils.data.Dataset` of
 images or (image, label) pairs. A mistake raises `UserError`, whose text says what to do.
@@ -38,6 +39,7 @@ from dinoscope.data.views import VIEWS
 from dinoscope.errors import UserError, lookup
 from dinoscope.evaluation import EVALUATIONS
 from dinoscope.evaluation.base import Context, Images, fitted, inherited, measure
+from dinoscope.evaluation.evidence import Verdict
 from dinoscope.evaluation.online import AttentionSnapshots, OnlineKNN
 from dinoscope.explain.attention import network_input
 from dinoscope.explain.maps import MAPS, map_title
@@ -507,6 +509,19 @@ def duplicates(
     if out is not None:
         write_duplicates(found, Path(out))
     return found
+
+
+def verdict(models: Sequence[AnyModel], data: Path | str, out: Path | str | None = None, **options: Any) -> Verdict:
+    """Return which of the models to take for these images, how sure that is, or that the images cannot tell.
+
+    `.sentence` is for a person, `.decision` for a program. out: a folder for verdict.html, .json and .md.
+    options: wanted, skip, unlabelled, context, overwrite; see `report.verdict.write_verdict`.
+
+    Raises UserError as `report.verdict.write_verdict` does.
+    """
+    from dinoscope.report.verdict import write_verdict
+
+    return write_verdict(_models(models), parse_place(data), None if out is None else Path(out), **options)[0]
 
 
 def report(models: Sequence[AnyModel], out: Path | str, *, data: Path | str | None = None, **options: Any) -> Path:

@@ -52,6 +52,7 @@ SMALL: dict[str, dict[str, Any]] = {
     "rank": {},
     "retrieval": {},
     "copies": {},
+    "lidar": {"views": 3},
 }
 """Settings with which an evaluation takes a moment."""
 

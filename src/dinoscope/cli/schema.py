@@ -33,6 +33,7 @@ GROUPS = (
     "evaluate",
     "predict",
     "compare",
+    "verdict",
     "pictures",
     "video",
     "models",

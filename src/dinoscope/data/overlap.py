@@ -97,15 +97,7 @@ def shared_images(
 
     prints: of the images of train and of val, None for an unreadable one. Without them, groups alone are compared.
     """
-    matches: dict[Kind, Int64[np.ndarray, " m"]] = {}
-    if train.groups is not None and val.groups is not None:
-        matches["group"] = _first_equal(val.groups, train.groups)
-    if prints is not None:
-        theirs, ours = prints
-        matches["bytes"] = _first_equal(*([own.content if own else "" for own in side] for side in (ours, theirs)))
-        matches["pixels"] = _first_equal(*([own.pixels if own else "" for own in side] for side in (ours, theirs)))
-        pictures = [np.array([own.picture if own else 0 for own in side], np.uint64) for side in (ours, theirs)]
-        matches["picture"] = _nearest_of(pictures[0], pictures[1], progress)
+    matches = shared_places(train, val, prints, progress)
     found: list[Shared] = []
     named = np.zeros(len(val), bool)
     for kind, own in matches.items():
@@ -117,6 +109,25 @@ def shared_images(
             pairs = tuple((val.keys[int(place)], train.keys[int(own[place])]) for place in places[:PAIRS])
             found.append(Shared(kind, len(places), groups, pairs))
     return found
+
+
+def shared_places(
+    train: ImageSource,
+    val: ImageSource,
+    prints: tuple[Sequence[Prints | None], Sequence[Prints | None]] | None = None,
+    progress: Progress = lambda done, total: None,
+) -> dict[Kind, Int64[np.ndarray, " m"]]:
+    """Return the place in train of an image that is like each of val, -1 for none, by kind; as `shared_images`."""
+    matches: dict[Kind, Int64[np.ndarray, " m"]] = {}
+    if train.groups is not None and val.groups is not None:
+        matches["group"] = _first_equal(val.groups, train.groups)
+    if prints is not None:
+        theirs, ours = prints
+        matches["bytes"] = _first_equal(*([own.content if own else "" for own in side] for side in (ours, theirs)))
+        matches["pixels"] = _first_equal(*([own.pixels if own else "" for own in side] for side in (ours, theirs)))
+        pictures = [np.array([own.picture if own else 0 for own in side], np.uint64) for side in (ours, theirs)]
+        matches["picture"] = _nearest_of(pictures[0], pictures[1], progress)
+    return matches
 
 
 def _first_equal(queries: Iterable[object], gallery: Iterable[object]) -> Int64[np.ndarray, " m"]:

@@ -8,6 +8,7 @@ from dinoscope.evaluation import (
     fewshot,
     finetune,
     knn,
+    lidar,
     linear,
     rank,
     retrieval,
@@ -29,5 +30,6 @@ EVALUATIONS: dict[str, Evaluation] = {
     "explain": explain.EVALUATION,
     "correspondence": correspondence.EVALUATION,
     "rank": rank.EVALUATION,
+    "lidar": lidar.EVALUATION,
 }
 """name -> evaluation, in the order of a table's columns."""

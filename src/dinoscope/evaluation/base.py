@@ -493,9 +493,9 @@ def inherited(context: Context, models: Sequence[Model], data: Data, *, say: boo
     trained = [(name, settings) for name, settings in runs if "data" in settings]
     if not isinstance(data, Path) or not any(_as_options(settings) for _, settings in trained):
         return context
-    place, here = _training_place(data), list[tuple[str, Mapping[str, Any]]]()
+    place, here = training_place(data), list[tuple[str, Mapping[str, Any]]]()
     for name, settings in trained:
-        if _training_place(parse_place(settings["data"])) == place:
+        if training_place(parse_place(settings["data"])) == place:
             here.append((name, settings))
         elif say and context.split is None and settings.get("split") is not None:
             options = _as_options(settings)
@@ -540,7 +540,7 @@ def _as_options(settings: Mapping[str, Any]) -> str:
     return " ".join(f"--{name} {quote(f'{value}')}" for name, value in values if value is not None)
 
 
-def _training_place(data: Path) -> frozenset[Path]:
+def training_place(data: Path) -> frozenset[Path]:
     """Return the places of a training, in whatever order they were given."""
     with contextlib.suppress(UserError):  # moved away since
         data = resolve_split(data, "train")

@@ -7,7 +7,7 @@ A share (an accuracy) over images of known groups has the bootstrap's interval o
 
 Images, or videos with all that is in them, are drawn with replacement. Columns of `values` share their draws, and so do
 calls with as many images and the same config. The difference of two models on the same images is the mean of each
-image's difference (paired).
+image's difference (paired), and `paired_test` gives the probability of one as large if both are equally good.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from statistics import NormalDist
 import numpy as np
 import torch
 from jaxtyping import Bool, Float, Int
-from scipy.special import stdtrit  # pyright: ignore[reportMissingTypeStubs]
+from scipy.special import bdtr, stdtrit  # pyright: ignore[reportMissingTypeStubs]
 from torch import Tensor
 
 from dinoscope.errors import UserError
@@ -212,16 +212,13 @@ def share_metrics(
     if groups is None:
         counted = zip(named, shares, strict=True)
         return [share_metric(name, 100 * share, len(hits), parameters) for (name, parameters), share in counted]
-    numbers, places, sizes = np.unique(groups.cpu().numpy(), return_inverse=True, return_counts=True)
-    sums = torch.zeros(len(numbers), hits.shape[1], dtype=torch.float64)
-    sums.index_add_(0, torch.tensor(places), hits.double().cpu())
-    counts = torch.tensor(sizes, dtype=torch.float64)
+    sums, counts = by_group(hits.double(), groups)
     estimates = pooled_intervals(sums, counts, limits=[(0.0, 1.0)] * hits.shape[1])
     alike = (sums * counts[0] == sums[:1] * counts[:, None]).all(dim=0)
     metrics: list[Metric] = []
     for (name, parameters), share, estimate, same in zip(named, shares, estimates, alike, strict=True):
-        low, high = wilson(share, len(numbers)) if same and len(numbers) > 1 else (estimate.low, estimate.high)
-        metrics.append(estimate_metric(name, Estimate(share, low, high), len(numbers), parameters))
+        low, high = wilson(share, len(counts)) if same and len(counts) > 1 else (estimate.low, estimate.high)
+        metrics.append(estimate_metric(name, Estimate(share, low, high), len(counts), parameters))
     return metrics
 
 
@@ -247,10 +244,7 @@ def crossed_metrics(
     per_image, per_draw = hits.double().mean(dim=1).cpu(), hits.double().mean(dim=0).cpu()
     sums, counts = per_image, torch.ones(images, dtype=torch.float64)
     if groups is not None:
-        numbers, places, sizes = np.unique(groups.cpu().numpy(), return_inverse=True, return_counts=True)
-        sums = torch.zeros(len(numbers), len(named), dtype=torch.float64)
-        sums.index_add_(0, torch.as_tensor(places), per_image)
-        counts = torch.as_tensor(sizes).double()
+        sums, counts = by_group(per_image, groups)
     items, middle, metrics = len(counts), per_image.mean(dim=0), list[Metric]()
     if items > 1:
         deviations = (sums - middle * counts[:, None]) / counts.mean()
@@ -269,6 +263,64 @@ def crossed_metrics(
             low, high = wilson(min(1.0, mean), items)
         metrics.append(estimate_metric(name, Estimate(mean, low, high), items, parameters))
     return metrics
+
+
+_MAX_ENUMERATED = 16
+"""Items with a difference up to which all signs are tried; more are counted or drawn."""
+_FLIPS = 20_000
+"""Draws of signs otherwise."""
+
+
+def by_group(
+    values: Float[Tensor, "n k"], groups: Int[Tensor, " n"]
+) -> tuple[Float[Tensor, "g k"], Float[Tensor, " g"]]:
+    """Return the sums over the members of each group, in the order of the groups' numbers, and how many they are."""
+    numbers, places, sizes = np.unique(groups.cpu().numpy(), return_inverse=True, return_counts=True)
+    sums = torch.zeros(len(numbers), values.shape[1], dtype=torch.float64)
+    sums.index_add_(0, torch.as_tensor(places), values.double().cpu())
+    return sums, torch.as_tensor(sizes).double()
+
+
+def paired_test(differences: Float[Tensor, " n"], seed: int = 0) -> float:
+    """Return the two-sided probability of a sum at least this far from 0 if every difference could as well be reversed.
+
+    That is so if two models are equally good. Differences of single answers (-1, 0, 1) have the exact binomial
+    probability (McNemar 1947, in its exact form). Others, such as sums over groups, have Fisher's randomisation test
+    of signs (1935): over all signs of up to 16 differences that are not 0, else over 20,000 draws, where the smallest
+    possible probability is 1 in 20,001.
+    """
+    values = differences.double()
+    values = values[values != 0]
+    if not len(values):
+        return 1.0
+    if bool((values.abs() == values[0].abs()).all()):
+        ahead = int((values > 0).sum())
+        few = min(ahead, len(values) - ahead)
+        return min(1.0, 2 * float(bdtr(few, len(values), 0.5)))
+    reached = abs(float(values.sum())) - _ROUNDING * float(values.abs().sum())
+    if len(values) <= _MAX_ENUMERATED:
+        signs = 1.0 - 2 * (torch.arange(2 ** len(values))[:, None] >> torch.arange(len(values)) & 1).double()
+        return float(((signs @ values).abs() >= reached).double().mean())
+    generator, count = torch.Generator().manual_seed(seed), 0
+    at_once = max(1, _MAX_DRAWS // len(values))
+    for begin in range(0, _FLIPS, at_once):
+        rows = min(at_once, _FLIPS - begin)
+        signs = 1.0 - 2 * torch.randint(2, (rows, len(values)), generator=generator).double()
+        count += int(((signs @ values).abs() >= reached).sum())
+    return (1 + count) / (1 + _FLIPS)
+
+
+def holm(probabilities: Sequence[float]) -> list[float]:
+    """Return probabilities of tests, corrected for their number (Holm 1979).
+
+    Whichever of the hypotheses are true, one of them is rejected at level a with a probability of at most a.
+    """
+    adjusted, largest = [1.0] * len(probabilities), 0.0
+    order = sorted(range(len(probabilities)), key=probabilities.__getitem__)
+    for rank, place in enumerate(order):
+        largest = max(largest, (len(probabilities) - rank) * probabilities[place])
+        adjusted[place] = min(1.0, largest)
+    return adjusted
 
 
 @dataclass(frozen=True)
