@@ -18,6 +18,7 @@ SMALLEST = {
     "channels": ("--repeats", "1"),
     "collapse": ("--settings", "1", "--steps", "20"),
     "containers": ("index", "--images", "2000"),
+    "curation": ("--images", "300", "--epochs", "2", "--seeds", "1"),
     "davis": ("--patch", "16", "--repeats", "1"),
     "davis_scores": ("--frames", "3", "--size", "48", "--repeats", "1"),
     "demo_attention": ("--network", "vit_micro_patch16_64", "--size", "64", "--repeats", "1", "--threads", "1"),
@@ -33,7 +34,7 @@ SMALLEST = {
 }
 """benchmark -> options."""
 
-LONG = {"channels", "collapse", "containers", "gpu", "patch_features"}
+LONG = {"channels", "collapse", "containers", "curation", "gpu", "patch_features"}
 """More than a few seconds, even so."""
 
 THREADS = SimpleNamespace(Pipe=multiprocessing.dummy.Pipe, Process=threading.Thread)
