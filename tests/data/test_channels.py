@@ -207,7 +207,7 @@ def test_a_loader_gives_the_channels(channels: int, decoded: bool) -> None:
 
 def test_an_image_of_other_channels_is_passed_over() -> None:
     images = dataset_images(Items([values(3), values(5)]))
-    _, _, used, _, replaced, _ = ViewsDataset(images, ViewsConfig(), 0, channels=5)[0, 0]
+    _, _, used, _, replaced, *_ = ViewsDataset(images, ViewsConfig(), 0, channels=5)[0, 0]
     assert (used, replaced) == (1, 0)
 
 

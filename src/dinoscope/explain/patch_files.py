@@ -396,7 +396,7 @@ def write_zarr(path: Path, blocks: Iterable[Block], record: Record) -> None:
     """
     import zarr  # pyright: ignore[reportMissingImports] (an extra)
 
-    group = zarr.open_group(path, mode="w", zarr_format=2)
+    group: Any = zarr.open_group(path, mode="w", zarr_format=2)
 
     def create(name: str, shape: tuple[int, ...], dtype: Any, dims: Sequence[str], chunks: tuple[int, ...]) -> Any:
         # what xarray reads; without a fill value, which it would take for missing values
@@ -445,7 +445,7 @@ def _take_apart(group: Any, path: Path, count: int, single: Callable[[int, ndarr
 
     aside = path.with_name(f"{path.name}.aside")
     (path / "patches").rename(aside)
-    stored = zarr.open_array(aside, mode="r", zarr_format=2)
+    stored: Any = zarr.open_array(aside, mode="r", zarr_format=2)
     group.require_group("patches")
     for number in range(count):
         single(number, stored[number])
@@ -626,7 +626,7 @@ def _from_zarr(path: Path) -> StoredPatches:
         raise UserError("zarr needs zarr: pip install 'dinoscope[zarr]'")
     import zarr  # pyright: ignore[reportMissingImports]
 
-    group = zarr.open_group(path, mode="r", zarr_format=2)
+    group: Any = zarr.open_group(path, mode="r", zarr_format=2)
     small = {name: array[:] for name, array in group.arrays() if name != "patches"}
     whole = None if _is_group(group["patches"]) else group["patches"]
     return StoredPatches(small, dict(group.attrs), whole, lambda number: group[entry_name(number)][:])
