@@ -146,6 +146,8 @@ def test_thresholds_that_do_not_fit_are_refused(data: Path) -> None:
         ds.duplicates(data, model_threshold=0.9)
     with pytest.raises(UserError):
         ds.duplicates(data, "pixels", model_threshold=0.9, exact=True)
+    with pytest.raises(UserError):
+        ds.duplicates(data, threshold=0.9, exact=True)
 
 
 def test_unreadable_images_are_left_out(data: Path) -> None:

@@ -321,6 +321,8 @@ def curate_images(
 
     Raises UserError as `choose` and `Context.features` do; what the number of images decides, before any is read.
     """
+    if copies_model is not None and config.keep_copies:
+        raise UserError("--keep-copies looks for no copies: leave out --copies-model, which is to find them")
     config.wanted(len(images))
     config.levels(len(images))
     model = context.fitted(model, (images, None))

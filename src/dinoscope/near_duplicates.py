@@ -213,8 +213,8 @@ def _require_thresholds(config: DuplicatesConfig, model: Model | None) -> None:
         )
     if model is None and config.model_threshold is not None:
         raise UserError("--model-threshold is for the features of a --model; that of lowest frequencies is --threshold")
-    if model is not None and config.exact:
-        raise UserError("--exact compares pixels alone: leave out --model")
+    if config.exact and (model is not None or config.threshold is not None):
+        raise UserError(f"--exact compares pixels alone: leave out {'--threshold' if model is None else '--model'}")
 
 
 def _read(images: ImageSource, progress: Callable[[int, int], None]) -> tuple[dict[int, _Seen], tuple[Unreadable, ...]]:

@@ -253,9 +253,11 @@ def test_the_command(data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[s
     assert "copies_strong_map" in json.dumps(values)
 
 
-def test_whitening_on_what_is_measured_is_refused(data: Path) -> None:
-    with pytest.raises(UserError):
-        list(EVALUATION.run([load_model(VIT)], data, CopiesConfig(whiten=data), CPU))
+def test_whitening_and_distractors_of_what_is_measured_are_refused(data: Path) -> None:
+    for place in (data, data / "original", data.parent):
+        for config in (CopiesConfig(whiten=place), CopiesConfig(distractors=place)):
+            with pytest.raises(UserError, match="is measured"):
+                list(EVALUATION.run([load_model(VIT)], data, config, CPU))
 
 
 @pytest.mark.parametrize("p", [0.0, -1.0, float("nan")])

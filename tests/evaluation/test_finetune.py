@@ -159,6 +159,29 @@ def test_runs_lie_in_the_output_folder_and_are_not_mixed_up(model: Model, colour
     assert read_config(tmp_path / "out" / "runs" / "model").seed == 3
 
 
+@pytest.mark.parametrize("what", ["images", "weights"])
+def test_a_run_of_other_images_or_weights_in_the_output_folder_is_not_taken(
+    what: str, model: Model, colours: Path, tmp_path: Path
+) -> None:
+    """Settings name places: what lies there may have changed, and the run would be reported as one of what is new."""
+    context = replace(CPU, out=tmp_path / "out")
+    config = replace(SHORT, epochs=1)
+    first = tune(model, colours, config, context)
+    before = load_model(first.protocol["tuned"]).weights_hash
+    data = colours
+    if what == "images":
+        data = write_colours(tmp_path / "others", train=17)
+    else:
+        torch.manual_seed(1)
+        checkpoint.export_backbone(Path(model.name), build_backbone(BackboneConfig("vit_micro_conv8", image_size=32)))
+        model = load_model(model.name)
+    with pytest.raises(UserError, match=f"other {what}.*--overwrite"):
+        tune(model, data, config, context)
+    result = tune(model, data, config, replace(context, overwrite=True))
+    assert result.protocol["tuned"] == first.protocol["tuned"]
+    assert load_model(result.protocol["tuned"]).weights_hash != before
+
+
 def test_classes_that_were_not_trained_are_refused_before_anything_begins(model: Model, colours: Path) -> None:
     (colours / "val" / "red").rename(colours / "val" / "green")
     with pytest.raises(UserError, match="green"):

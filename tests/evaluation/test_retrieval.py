@@ -440,9 +440,11 @@ def test_whitening_is_learned_on_another_folder(oxford: Path, picture_folder: An
         assert {key: whitened.protocol.get(key) for key in wanted} == wanted
         assert whitened.metrics != plain.metrics
         assert str(other) in EVALUATION.protocol_line(whitened.protocol)
-    for wrong in (RetrievalConfig(whiten=folder), RetrievalConfig(whiten=tmp_path / "missing")):
+    for wrong in (folder, folder.parent, folder / "class0", tmp_path / "missing"):
         with pytest.raises(UserError):
-            next(retrieval.run([model], folder, wrong, CPU))
+            next(retrieval.run([model], folder, RetrievalConfig(whiten=wrong), CPU))
+    with pytest.raises(UserError):
+        next(retrieval.run([model], oxford, RetrievalConfig(whiten=oxford / "jpg"), CPU))
 
 
 def test_labelled_folders_by_the_command(picture_folder: Any, capsys: pytest.CaptureFixture[str]) -> None:

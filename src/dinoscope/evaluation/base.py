@@ -655,6 +655,23 @@ def shown_images(data: Data) -> ImageSource:
     return data[1] or data[0]
 
 
+def other_images(place: Path, data: Data, option: str, measured: Iterable[ImageSource] = ()) -> ImageSource:
+    """Return the images of a folder that has none of those that are measured, as what is learned on these is too good.
+
+    data: what was given to measure on. option: names the folder. measured: the images of `data` that are measured.
+    Raises UserError if the folder is `data`, has one of these images, or has no image.
+    """
+    if isinstance(data, Path) and place.resolve() == data.resolve():
+        raise UserError(f"{option} {place} is what is measured: give a folder of other images")
+    others = find_images(place.resolve(), labelled=False)
+    files = {others.listed_as(index) for index in range(len(others))} - {None}
+    for images in measured:
+        for index in range(len(images)):
+            if (file := images.listed_as(index)) in files:
+                raise UserError(f"{option} {place} has {file}, which is measured: give a folder of other images")
+    return others
+
+
 def require_known_classes(known: ImageSource, queries: ImageSource) -> None:
     """Refuse images of classes that `known` lacks, with a UserError that names them."""
     unknown = sorted(set(queries.classes).difference(known.classes))

@@ -26,7 +26,6 @@ from torch import Tensor
 from torchvision.transforms import InterpolationMode  # pyright: ignore[reportMissingTypeStubs]
 from torchvision.transforms.v2 import functional as tv  # pyright: ignore[reportMissingTypeStubs]
 
-from dinoscope.data.finding import find_images
 from dinoscope.data.loader import default_workers
 from dinoscope.data.reader import UnreadableImage
 from dinoscope.data.sources import ImageFolder, ImageSource
@@ -197,12 +196,15 @@ def _source_of(images: ImageFolder, index: int) -> str:
     return stem[:_SOURCE]
 
 
-def _others(place: Path | None, data: Data, option: str) -> ImageSource | None:
-    if place is None:
-        return None
-    if isinstance(data, Path) and place.resolve() == data.resolve():
-        raise UserError(f"{option} {place} is what is measured: give a folder of other images")
-    return find_images(place.resolve(), labelled=False)
+def _others(
+    config: CopiesConfig, data: Data, measured: Sequence[ImageSource] = ()
+) -> tuple[ImageSource | None, ImageSource | None]:
+    """Return the distractors, and the images that whitening is learned on."""
+    places = {"--distractors": config.distractors, "--whiten": config.whiten}
+    distractors, others = (
+        None if place is None else base.other_images(place, data, option, measured) for option, place in places.items()
+    )
+    return distractors, others
 
 
 # Features
@@ -312,10 +314,11 @@ def run(models: Sequence[Model], data: Data, config: CopiesConfig, context: Cont
     the protocol: those of `Context.network` without a crop; p; data, copies (digest of its images), originals, blocks;
     distractors, distractor_images, distractor_digest, whitened_on, whitening (None, or a folder and a digest).
 
-    Raises UserError if the data are not laid out so, an image is unreadable, or a network has no features of patches.
+    Raises UserError if the data are not laid out so, an image is unreadable or among the distractors or what whitening
+    is learned on, too, or a network has no features of patches.
     """
     found = find_copydays(data)
-    distractors, others = _others(config.distractors, data, "--distractors"), _others(config.whiten, data, "--whiten")
+    distractors, others = _others(config, data, [found.originals, *(block.images for block in found.blocks)])
     for model in models:
         require_patches(model.backbone, "copies")
         protocol = _protocol(model, found, distractors, others, config, context)
@@ -367,7 +370,7 @@ def _protocol(
 
 
 def expected(model: Model, data: Data, config: CopiesConfig, context: Context) -> dict[str, Any]:
-    distractors, others = _others(config.distractors, data, "--distractors"), _others(config.whiten, data, "--whiten")
+    distractors, others = _others(config, data)
     found = None if data is None else find_copydays(data)
     return _protocol(model, found, distractors, others, config, context)
 

@@ -7,13 +7,14 @@ epoch; the images that are reported on choose nothing. DINO's transfer table (Ca
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import logging
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 
@@ -27,7 +28,7 @@ from dinoscope.evaluation.knn import labels_as_in
 from dinoscope.evaluation.results import new_result, settled
 from dinoscope.evaluation.statistics import share_metrics
 from dinoscope.features import evaluation_view
-from dinoscope.files import cache_folder
+from dinoscope.files import cache_folder, write_text, writing
 from dinoscope.methods.supervised import SupervisedConfig
 from dinoscope.model_names import RANDOM, UNTRAINED, Model, folder_names, load_model
 from dinoscope.models.backbone import is_network
@@ -38,13 +39,16 @@ from dinoscope.tables import BOLD, Column, Section, Table, TableRow, best_marked
 from dinoscope.text import ABSENT
 from dinoscope.training import start
 from dinoscope.training.config import RunConfig, SavingConfig, with_epochs
-from dinoscope.training.listeners import Listener, StepRecord
+from dinoscope.training.listeners import Listener, RunStart, StepRecord
 from dinoscope.training.loop import train
 from dinoscope.training.run_folder import CONFIG, changed_settings, portable, read_config
 from dinoscope.types import Result
 
 RUNS = "runs"
 """Folder of the tuned runs within the output."""
+BEGUN = "begun.json"
+"""File of a tuned run that holds hashes of the weights that it began from and of its training images: settings name
+their places alone, where others may be by now."""
 
 PUBLISHED_SETS = ("CIFAR-10", "CIFAR-100", "iNat 18", "iNat 19", "Flowers", "Cars", "ImageNet")
 PUBLISHED = {
@@ -87,10 +91,15 @@ class FinetuneConfig:
 
 
 class _Steps(Listener):
-    """Hands the steps to a progress bar, and what the run has to say to the log."""
+    """Hands the steps to a progress bar, and what the run has to say to the log; keeps what the run began from."""
 
-    def __init__(self, progress: Callable[[int, int], None]) -> None:
-        self.progress = progress
+    def __init__(self, progress: Callable[[int, int], None], begun: Mapping[str, str]) -> None:
+        self.progress, self.begun = progress, begun
+
+    def started(self, start: RunStart) -> None:
+        if start.step.index == 0:
+            with writing(start.config.out / BEGUN):
+                write_text(start.config.out / BEGUN, json.dumps(self.begun) + "\n")
 
     def stepped(self, record: StepRecord) -> None:
         self.progress(record.step.index + 1, record.step.total)
@@ -170,7 +179,8 @@ def _measured(
     train_images, val_images = images
     own, source = _with_images(settings(model, len(train_images), config, context), train_images, context)
     folder = _place(own, model, train_images) if context.out is None else context.out / RUNS / name
-    tuned = _tuned(replace(own, out=folder), source, context)
+    begun = {"weights": model.weights_hash, "images": train_images.fingerprint()}
+    tuned = _tuned(replace(own, out=folder), source, begun, context)
     classifier = load_classifier(tuned)
     bank = context.features(tuned.backbone, val_images, "features of the validation images")
     hits = classifier.hits(bank.features, labels_as_in(classifier.classes, bank))
@@ -199,23 +209,38 @@ def _place(run: RunConfig, model: Model, images: ImageSource) -> Path:
     return cache_folder("finetuned") / f"{model.backbone.config.name.replace(':', '-')}-{name}"
 
 
-def _tuned(run: RunConfig, source: ImageSource | None, context: Context) -> Model:
-    """Return the network after the last step of the run, which is begun, continued or taken as it is."""
+def _tuned(run: RunConfig, source: ImageSource | None, begun: Mapping[str, str], context: Context) -> Model:
+    """Return the network after the last step of the run, which is begun, continued or taken as it is.
+
+    begun: hashes of the weights to begin from and of the training images.
+    """
     resume = (run.out / CONFIG).is_file()
-    if resume and (changed := changed_settings(read_config(run.out), run)):
+    newest = checkpoint.newest_metadata(run.out / "checkpoints") if resume else None
+    changed = changed_settings(read_config(run.out), run) if resume else []
+    if newest is not None:
+        changed += [f"other {what}" for what, value in _read_begun(run.out).items() if value != begun[what]]
+    if changed:
         if not context.overwrite:
             hint = "name another folder with --out, or add --overwrite"
             raise UserError(f"{run.out} was tuned with other settings ({'; '.join(changed)}): {hint}")
-        resume = False
-    newest = checkpoint.newest_metadata(run.out / "checkpoints") if resume else None
+        resume, newest = False, None
     if newest is None or newest.get("step") != newest.get("total") or not (run.out / "exported").is_dir():
         with context.watch("fine-tuning") as progress, torch.random.fork_rng(devices=()):  # pyright: ignore[reportUnknownMemberType]
             overwrite = context.overwrite and not resume
-            done = train(run, resume=resume, overwrite=overwrite, listeners=[_Steps(progress)], source=source)
+            done = train(run, resume=resume, overwrite=overwrite, listeners=[_Steps(progress, begun)], source=source)
         if done.interrupted:
             logger.warning("stopped after step %d; the same command continues", done.steps)
             raise KeyboardInterrupt
     return load_model(str(run.out))
+
+
+def _read_begun(run: Path) -> dict[str, str]:
+    """Return what `BEGUN` holds; "" for what it lacks, or if it is missing or damaged."""
+    found: Any = None
+    with contextlib.suppress(OSError, ValueError):
+        found = json.loads((run / BEGUN).read_text(encoding="utf-8"))
+    known = cast("dict[str, Any]", found) if isinstance(found, dict) else {}
+    return {name: str(known.get(name, "")) for name in ("weights", "images")}
 
 
 def _protocol(

@@ -32,7 +32,7 @@ from PIL import Image
 from torch import Tensor
 from torch.nn.functional import interpolate
 
-from dinoscope.data.finding import find_images, find_split
+from dinoscope.data.finding import find_split
 from dinoscope.data.groups import NONE
 from dinoscope.data.images import UnreadableImage
 from dinoscope.data.loader import default_workers
@@ -269,13 +269,8 @@ def learn_whitening(features: Float[Tensor, "n d"]) -> Whitening:
     return Whitening(torch.as_tensor(mean), torch.as_tensor(scaled))
 
 
-def _whitening_images(data: Data, config: RetrievalConfig) -> ImageSource | None:
-    if config.whiten is None:
-        return None
-    place = config.whiten.resolve()
-    if isinstance(data, Path) and place == data.resolve():
-        raise UserError(f"--whiten {config.whiten} is what is measured: whitening is learned on other images")
-    return find_images(place, labelled=False)
+def _whitening_images(data: Data, config: RetrievalConfig, measured: Sequence[ImageSource] = ()) -> ImageSource | None:
+    return None if config.whiten is None else base.other_images(config.whiten, data, "--whiten", measured)
 
 
 # Ground truth of Oxford and Paris
@@ -579,11 +574,12 @@ def run(models: Sequence[Model], data: Data, config: RetrievalConfig, context: C
     those of `base.grouping`.
 
     Raises UserError if the ground truth is wrong, an image of it is missing or unreadable, there are no labels or a
-    single class, nothing has positives, or settings do not fit the data.
+    single class, nothing has positives, whitening would be learned on these images, or settings do not fit the data.
     """
-    file, others = truth_file(data), _whitening_images(data, config)
+    file = truth_file(data)
     if file is None:
         images = _labelled_images(data, config, context)
+        others = _whitening_images(data, config, [images])
         for model in models:
             bank = context.features(model.backbone, images, "features of the images")
             if others is not None:
@@ -595,6 +591,7 @@ def run(models: Sequence[Model], data: Data, config: RetrievalConfig, context: C
         return
     truth = _landmarks(file, context)
     gallery, asked = truth.images(truth.database), truth.images(truth.queries)
+    others = _whitening_images(data, config, [gallery, asked])
     for model in models:
         if config.feature == "gem":
             require_patches(model.backbone, "the generalised mean")
