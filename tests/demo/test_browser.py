@@ -165,6 +165,34 @@ def test_a_click_a_second_image_and_colours(visit: Visit, tmp_path: Path) -> Non
     visit.page.get_by_role("tab", name="Image").click()
 
 
+def test_neighbours_of_an_image_from_elsewhere_and_copies(visit: Visit, tmp_path: Path) -> None:
+    visit.page.get_by_role("tab", name="Neighbours").click()
+    before = visit.picture("neighbours-first-found")
+    upload(visit, "neighbours-upload", photograph(tmp_path))
+    visit.changed("neighbours-first-found", before)
+    sync_api.expect(visit.page.locator("#neighbours-first-found img")).to_have_count(9, timeout=PATIENCE)
+    visit.caption("neighbours-second", "240 images")
+    visit.page.locator("#copies-find").focus()
+    visit.page.keyboard.press("Enter")
+    found = visit.page.locator("#copies-view")
+    sync_api.expect(found).to_contain_text(re.compile("240 images|images: 240"), timeout=PATIENCE)
+
+
+def test_results_are_asked_for_in_a_line(visit: Visit) -> None:
+    visit.page.get_by_role("tab", name="Compare").click()
+    expected = "start the page with dinoscope demo --results results"
+    sync_api.expect(visit.page.locator("#compare-none")).to_contain_text(expected, timeout=PATIENCE)
+
+
+def test_choices_are_reached_by_keyboard(visit: Visit) -> None:
+    overlay = visit.picture("second-overlay")
+    choice = visit.page.get_by_role("radio", name="Grad-CAM")
+    choice.focus()
+    visit.page.keyboard.press("Space")
+    visit.changed("second-overlay", overlay)
+    visit.caption("second", "Grad-CAM")
+
+
 def test_bad_uploads_are_told_in_words(visit: Visit, tmp_path: Path) -> None:
     large, junk, empty = (tmp_path / f"{name}.png" for name in ("large", "junk", "empty"))
     cv2.imwrite(str(large), draw_picture(1, (2000, 2100)))
@@ -204,7 +232,7 @@ def test_the_camera(visit: Visit) -> None:
 @pytest.mark.parametrize("visit", [{"locale": "es-MX"}], indirect=True)
 def test_spanish(visit: Visit, tmp_path: Path) -> None:
     visit.caption("second", "Máscara: ")
-    for tab in ("Imagen", "Semejanza", "Vecinos", "Vídeo"):
+    for tab in ("Imagen", "Semejanza", "Vecinos", "Vídeo", "Comparar"):
         assert visit.page.get_by_role("tab", name=tab).is_visible()
     assert visit.page.locator("#first-overlay").get_by_title("Pantalla completa").count() == 1  # Gradio's own words
     assert visit.page.get_by_text("¿Qué mira un modelo de visión?").is_visible()

@@ -49,10 +49,11 @@ class Person:
         self.messages: list[dict[str, Any]] = []
         self.joined = threading.Semaphore(0)  # released each time that this person waits in the queue
 
-    def call(self, dependency: dict[str, Any]) -> Any:
-        """Join the queue with the values that the components begin with, and wait for the result."""
+    def call(self, dependency: dict[str, Any], data: list[Any] | None = None) -> Any:
+        """Join the queue with values, by default those that the components begin with, and wait for the result."""
         props = {component["id"]: component["props"] for component in self.config["components"]}
-        data = [props[each].get("value") for each in dependency["inputs"]]
+        if data is None:
+            data = [props[each].get("value") for each in dependency["inputs"]]
         body = {"data": data, "fn_index": dependency["id"], "session_hash": self.session}
         self.client.post(self.address + "queue/join", json=body).raise_for_status()
         self.joined.release()

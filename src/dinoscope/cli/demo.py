@@ -28,6 +28,7 @@ from dinoscope.quickstart import DRAWN, TRAINED, K
 from dinoscope.quickstart import quickstart as run_quickstart
 from dinoscope.recipes import run_config
 from dinoscope.report.build import write_report
+from dinoscope.report.verdict import read_verdicts
 from dinoscope.system import pick_device
 from dinoscope.text import listed
 from dinoscope.training.run_folder import CONFIG, read_config
@@ -49,6 +50,13 @@ def demo(
     ] = (),
     data: Path | None = None,
     masks: Path | None = None,
+    results: Annotated[
+        tuple[Path, ...],
+        tyro.conf.UseAppendAction,
+        tyro.conf.arg(
+            metavar="FOLDER", help="Folder that `dinoscope verdict` wrote, to show. May be given several times."
+        ),
+    ] = (),
     runs: Path = Path("runs"),
     host: str = "127.0.0.1",
     port: int | None = None,
@@ -78,12 +86,13 @@ def demo(
     from dinoscope.demo.serving import LOOPBACK, check_port, page_served, wait_for_the_end
 
     check_port(host, port)  # refuses a taken port before anything slow
+    verdicts = read_verdicts(results)
     chosen = pick_device(device)
     models = load_models(model or default_models(runs), progress_bar)
     for loaded in models:
         loaded.backbone.to(chosen)
     words = None if language == "auto" else language
-    with page_served(models, data, masks, host, port, words, limits) as address:
+    with page_served(models, data, masks, host, port, words, limits, verdicts) as address:
         stdout(f"{address}   ({', '.join(loaded.label for loaded in models)}; Ctrl-C ends it)")
         if host not in LOOPBACK:
             place = f"{host}:{address.rpartition(':')[2].strip('/')}"

@@ -19,6 +19,7 @@ from torch import Tensor
 from dinoscope.data.finding import resolve_split
 from dinoscope.data.images import UnreadableImage, decode
 from dinoscope.data.sources import evenly, images_in_folder
+from dinoscope.demo.copies import CopiesPart
 from dinoscope.demo.image import ImageTab
 from dinoscope.demo.pictures import THUMBNAIL, Refused, Sample, shrunk
 from dinoscope.demo.site import LIGHT, Site, for_models, refusals_shown
@@ -113,7 +114,7 @@ class NeighboursTab:
     def __init__(self, site: Site, image: ImageTab, folder: Path | None, tab: gr.Tab) -> None:
         self.site, self.folder = site, folder
         self._galleries: dict[str, Gallery] = {}
-        self._opening = threading.Lock()
+        self._opening, self._drawing = threading.Lock(), threading.Lock()
         own = gr.State(None)
         gr.Markdown(site.words.label("neighbours_hint"), elem_classes="hint")
         with gr.Row(equal_height=False):
@@ -124,6 +125,7 @@ class NeighboursTab:
                 count = site.slider("neighbours_count", 1, _MAX_COUNT, _COUNT, step=1)
             with gr.Column(scale=10, min_width=320, elem_classes="results"), gr.Row(equal_height=False):
                 columns = self._build_column("neighbours-first"), self._build_column("neighbours-second")
+        CopiesPart(site, self.searched, folder and folder.resolve().name)
         draw: Any = {
             "fn": self.draw,
             "inputs": [own, image.picked, count, image.first, image.second],
@@ -182,6 +184,11 @@ class NeighboursTab:
         except UserError as error:
             raise Refused("neighbours_failed", reason=error) from error
 
+    def searched(self) -> Path:
+        """Return the folder; without one, scenes are drawn when they are first needed."""
+        with self._drawing:
+            return self.folder or draw_gallery(self.site.folder / "gallery")
+
     def _gallery(self, model: str, request: gr.Request, progress: gr.Progress) -> Gallery:
         what = self.site.words.plain(request, "neighbours_opening", model=model)
 
@@ -190,8 +197,7 @@ class NeighboursTab:
 
         with self._opening:
             if model not in self._galleries:
-                folder = self.folder or draw_gallery(self.site.folder / "gallery")
-                self._galleries[model] = Gallery.open(folder, self.site.engine.models[model], show_progress)
+                self._galleries[model] = Gallery.open(self.searched(), self.site.engine.models[model], show_progress)
             return self._galleries[model]
 
     def _caption(self, gallery: Gallery, neighbours: Sequence[Neighbour], request: gr.Request) -> str:

@@ -4,24 +4,30 @@ from __future__ import annotations
 
 import json
 import tomllib
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import gradio as gr
 
+from dinoscope.demo.compare import CompareTab
 from dinoscope.demo.image import ImageTab
 from dinoscope.demo.neighbours import NeighboursTab
 from dinoscope.demo.pictures import MB
 from dinoscope.demo.similarity import SimilarityTab
 from dinoscope.demo.site import Site, data_file
 from dinoscope.demo.video import VideoTab
+from dinoscope.evaluation.evidence import Verdict
 
 _CACHE_SECONDS = (600, 3600)
 """How often files that the page made or was sent are checked, and the age at which they are removed."""
 
 
-def build_page(site: Site, gallery: Path | None = None) -> gr.Blocks:
-    """Lay out and connect all tabs. gallery: images to search for neighbours; None: drawn scenes."""
+def build_page(site: Site, gallery: Path | None = None, results: Mapping[str, Verdict] | None = None) -> gr.Blocks:
+    """Lay out and connect all tabs.
+
+    gallery: images to search for neighbours; None: drawn scenes. results: stored verdicts to show, by name.
+    """
     word = site.words.label
     with gr.Blocks(title="dinoscope", analytics_enabled=False, fill_width=True, delete_cache=_CACHE_SECONDS) as demo:
         gr.Markdown(word("page_title"), elem_id="page-title")
@@ -34,6 +40,8 @@ def build_page(site: Site, gallery: Path | None = None) -> gr.Blocks:
                 NeighboursTab(site, image, gallery, tab)
             with gr.Tab(word("video_tab"), id="video") as tab:
                 VideoTab(site, tab)
+            with gr.Tab(word("compare_tab"), id="compare") as tab:
+                CompareTab(site, results or {}, tab)
     return demo
 
 

@@ -31,6 +31,7 @@ from dinoscope.scenes import ScenesConfig, write_scenes
 
 if TYPE_CHECKING:
     from dinoscope.demo.site import Language
+    from dinoscope.evaluation.evidence import Verdict
     from dinoscope.model_names import Model
 
 T = TypeVar("T")
@@ -51,6 +52,7 @@ def page_served(
     port: int | None = None,
     language: Language | None = None,
     limits: Limits | None = None,
+    results: Mapping[str, Verdict] | None = None,
 ) -> Iterator[str]:
     """Serve the page while the context lasts, and give its address.
 
@@ -62,6 +64,7 @@ def page_served(
         port: To listen on; None is the first free one from 7860 on.
         language: Language of the page; None is the browser's.
         limits: None takes the usual ones.
+        results: Stored verdicts to show, by name.
 
     Raises UserError if the port is taken, or the samples cannot be read.
     """
@@ -80,7 +83,7 @@ def page_served(
         else:
             samples = find_samples(data, masks, limits)
         site = Site(Engine(models, limits, decoding.run), Words(language), samples, uploads / "made")
-        demo = page.build_page(site, data)
+        demo = page.build_page(site, data, results)
         try:
             guard = _middleware(host, uploads, int(limits.uploads_mb * MB))
             address = page.launch(demo, site, host, port, guard)

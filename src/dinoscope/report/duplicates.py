@@ -68,7 +68,7 @@ def page_of(found: Duplicates) -> Document:
 
 
 def _group(images: ImageSource, number: int, group: tuple[Member, ...]) -> Group:
-    figures = tuple(_picture(images, own) for own in group[:_MAX_IMAGES])
+    figures = tuple(picture_of(images, own) for own in group[:_MAX_IMAGES])
     rest = len(group) - len(figures)
     counts = Counter(own.kind for own in group)
     kinds = [f"{counts[kind]:,} {kind}" for kind in KINDS if counts[kind] and kind != "kept"]
@@ -76,7 +76,8 @@ def _group(images: ImageSource, number: int, group: tuple[Member, ...]) -> Group
     return Group(f"{number}: {listed(kinds)}", (Gallery(figures, caption, min_width=_WIDTH, columns=6),))
 
 
-def _picture(images: ImageSource, own: Member) -> Figure:
+def picture_of(images: ImageSource, own: Member) -> Figure:
+    """Return a small picture of a member of a group; a grey one if it can no longer be read."""
     try:
         pixels = fitted(without_ends(images.read(own.index).rgb(), _LONGEST_STRIP), _WIDTH)
     except UnreadableImage:  # since it was compared, somebody has changed it

@@ -4,28 +4,31 @@ from __future__ import annotations
 
 import json
 from collections.abc import Collection, Iterator, Mapping, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from datetime import datetime
 from pathlib import Path
 from typing import Any, Literal
 
 from dinoscope import __version__
-from dinoscope.config import to_dict
+from dinoscope.config import from_dict, to_dict
+from dinoscope.errors import UserError
 from dinoscope.evaluation import EVALUATIONS, compare
 from dinoscope.evaluation.base import DEFAULT_CONTEXT, Context, Labelled
-from dinoscope.evaluation.evidence import SCORES, SPEED, WITH_LABELS, Verdict, verdict_on
+from dinoscope.evaluation.compare import Entry
+from dinoscope.evaluation.evidence import SCORES, SPEED, WITH_LABELS, Check, Verdict, verdict_on
 from dinoscope.evaluation.results import OF_THE_MODEL, plain
 from dinoscope.evaluation.verdict import LEVEL, MEASURES, POWER, Decision
-from dinoscope.files import claim, write_all
+from dinoscope.files import claim, unique_names, write_all
 from dinoscope.model_names import Model, load_models
 from dinoscope.report.charts import line_chart, png, svg
 from dinoscope.report.comparison import require_different
 from dinoscope.report.page import Block, Bullets, Document, Figure, Notice, Paragraph, Section, render
 from dinoscope.report.tables import markdown, markdown_paragraph
 from dinoscope.system import Machine, commit
-from dinoscope.tables import Column, Table, TableRow
+from dinoscope.tables import Column, LineChart, Table, TableRow
 from dinoscope.tables import Section as Rows
 from dinoscope.text import ABSENT, count, figure, printable
+from dinoscope.types import Result
 
 FILES = ("verdict.html", "verdict.json", "verdict.md", "labels.png")
 
@@ -164,7 +167,7 @@ def notice_kind(verdict: Verdict) -> Literal["good", "note", "warning"]:
 def document(verdict: Verdict, tables: Sequence[Table]) -> Document:
     """Return the page: the sentence, the table, few labels, checks, costs, and how it was decided."""
     sections = [Section("Verdict", "verdict", "", (Notice(verdict.sentence, notice_kind(verdict)), *tables[:-1]))]
-    drawn = _few_labels(verdict)
+    drawn = few_labels_chart(verdict)
     if drawn is not None:
         drawing = svg(line_chart(drawn)).decode("utf-8")
         picture = Figure(drawing, f"{drawn.title}. {drawn.note}".strip(), drawn.title)
@@ -213,7 +216,8 @@ def _rule(verdict: Verdict) -> Iterator[str]:
             yield f"{EVALUATIONS[name].title}, of {label}: {EVALUATIONS[name].protocol_line(protocol)}."
 
 
-def _few_labels(verdict: Verdict) -> Any:
+def few_labels_chart(verdict: Verdict) -> LineChart | None:
+    """Return accuracy by the number of labels, a panel for each classifier; None if it was not measured."""
     labelled: Labelled = [
         (label, entry.measurements["fewshot"])
         for label, entry in verdict.entries.items()
@@ -257,7 +261,7 @@ def json_values(verdict: Verdict) -> dict[str, Any]:
 
 def _contents(verdict: Verdict, tables: Sequence[Table]) -> Iterator[tuple[str, bytes | None]]:
     """Name and content of each of `FILES`; None for a figure if there is nothing to draw."""
-    drawn = _few_labels(verdict)
+    drawn = few_labels_chart(verdict)
     parts = ["# Which model should I take?", markdown_paragraph(verdict.sentence), *map(markdown, tables)]
     parts += ["![Accuracy by the number of labels](labels.png)"] if drawn is not None else []
     parts += [markdown_paragraph(check.text) for check in verdict.checks]
@@ -269,3 +273,99 @@ def _contents(verdict: Verdict, tables: Sequence[Table]) -> Iterator[tuple[str, 
     for name, text in texts.items():
         yield name, text.encode("utf-8", errors="surrogateescape" if name != "verdict.html" else "strict")
     yield "labels.png", None if drawn is None else png(line_chart(drawn))
+
+
+# Reading
+
+
+@dataclass(frozen=True)
+class _StoredModel:
+    model: str
+    name: str
+    method: str
+    network: str
+    parameters_millions: float | None
+    last_loss: float | None
+    results: tuple[Result, ...]
+
+
+@dataclass(frozen=True)
+class _Stored:
+    # What `json_values` gives.
+    version: str
+    data: str
+    sentence: str
+    trusted: bool
+    take: str | None
+    decision: Decision | None
+    train_images: int
+    test_images: int
+    shared_images: int
+    models: tuple[_StoredModel, ...]
+    checks: tuple[Check, ...]
+
+    def verdict(self) -> Verdict:
+        entries = {
+            own.model: Entry(
+                own.method,
+                own.network,
+                own.parameters_millions,
+                own.name,
+                measurements={result.evaluation: result for result in own.results},
+            )
+            for own in self.models
+        }
+        return Verdict(
+            self.sentence,
+            self.decision,
+            self.shared_images,
+            entries,
+            {own.model: own.last_loss for own in self.models if own.last_loss is not None},
+            self.checks,
+            self.data,
+            self.train_images,
+            self.test_images,
+        )
+
+
+def read_verdict(folder: Path) -> Verdict:
+    """Return the verdict in a folder that `write_verdict` wrote; settings and seeds of its runs are not stored.
+
+    Raises UserError if there is none, or its JSON is not exactly what `json_values` gives for a verdict.
+    """
+    file = folder / FILES[1]
+    again = "write it again with `dinoscope verdict`"
+    try:
+        values: Any = json.loads(file.read_text(encoding="utf-8"))
+    except (FileNotFoundError, NotADirectoryError) as error:
+        raise UserError(
+            f"{folder} holds no {file.name}: name a folder that `dinoscope verdict ... --out FOLDER` wrote"
+        ) from error
+    except OSError as error:
+        raise UserError(f"{file} cannot be read: {error.strerror or error}") from error
+    except (ValueError, RecursionError) as error:
+        raise UserError(f"{file} is damaged: it is not JSON ({error}); {again}") from error
+    if not isinstance(values, dict) or not {"sentence", "models", "checks"} <= values.keys():
+        raise UserError(f"{file} is not by `dinoscope verdict`: it has no sentence, models and checks")
+    stored = from_dict(_Stored, values, str(file))
+    verdict = stored.verdict()
+    # texts for numbers are converted above, and facts may contradict each other: neither survives being written again
+    written = json_values(verdict) | {"version": stored.version}
+    changed = [name for name, value in written.items() if value != values[name]]
+    if changed:
+        raise UserError(f"{file} is damaged: {changed[0]} is not as a verdict has it; {again}")
+    if not verdict.entries:
+        raise UserError(f"{file} is damaged: it has no models; {again}")
+    try:  # the protocols of results are free values, which only their evaluations know
+        verdict_tables(verdict)
+        few_labels_chart(verdict)
+    except (ArithmeticError, AttributeError, LookupError, RuntimeError, StopIteration, TypeError, ValueError) as error:
+        reason = f"{type(error).__name__}: {error}"
+        raise UserError(f"{file} is damaged: its results cannot be shown ({reason}); {again}") from error
+    return verdict
+
+
+def read_verdicts(folders: Sequence[Path]) -> dict[str, Verdict]:
+    """Return the verdict in each folder by the folder's name. Raises UserError as `read_verdict`."""
+    names = unique_names(folder.resolve().name for folder in folders)
+    return {name: read_verdict(folder) for name, folder in zip(names, folders, strict=True)}
