@@ -28,6 +28,7 @@ SMALLEST = {
     "knn": ("--gallery", "2000", "--queries", "20", "--dim", "16", "--repeats", "1"),
     "patch_features": ("--network", "vit_micro_conv8", "--frames", "2", "--repeats", "1"),
     "label_free": ("--rehearse",),
+    "retrieval": ("--images", "300", "--dim", "8"),
     "train_step": ("--batch", "2", "--network", "vit_micro_patch16_64", "--repeats", "1"),
     "views": ("--images", "1", "--repeats", "1"),
     "voc": ("--images", "1", "--network", "vit_micro_patch16_64", "--batch-size", "1", "--repeats", "1"),

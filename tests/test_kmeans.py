@@ -9,7 +9,7 @@ from sklearn.cluster import KMeans
 from torch import Tensor
 
 from dinoscope import kmeans
-from dinoscope.kmeans import HierarchySettings, assigned, central_members, hierarchy, nearest_centroids, seeds
+from dinoscope.kmeans import assigned, central_members, hierarchy, nearest_centroids, seeds
 
 
 def noise(count: int, width: int, seed: int = 0) -> Tensor:
@@ -115,8 +115,7 @@ def test_central_members_are_the_nearest_of_each_cluster() -> None:
 
 def test_each_level_clusters_the_centroids_below() -> None:
     points, calls = noise(600, 5), list[tuple[int, int]]()
-    settings = HierarchySettings(rounds=3)
-    first, second = hierarchy(points, [40, 6], settings, generator(), lambda *done: calls.append(done))
+    first, second = hierarchy(points, [40, 6], generator(), lambda *done: calls.append(done), rounds=3)
     assert first.owners.shape == (600,)
     assert first.centroids.shape == (40, 5)
     assert second.owners.shape == (40,)
@@ -132,7 +131,7 @@ def test_each_level_clusters_the_centroids_below() -> None:
 
 def test_the_same_seed_gives_the_same_hierarchy() -> None:
     points = noise(500, 8)
-    one, again, other = (hierarchy(points, [30, 5], HierarchySettings(), generator(seed)) for seed in (3, 3, 4))
+    one, again, other = (hierarchy(points, [30, 5], generator(seed)) for seed in (3, 3, 4))
     assert all(
         torch.equal(a.owners, b.owners) and torch.equal(a.centroids, b.centroids)
         for a, b in zip(one, again, strict=True)
@@ -146,7 +145,7 @@ def test_resampling_gives_rare_kinds_more_clusters() -> None:
     points = torch.cat([common, rare + torch.tensor([1.0, 0.0])])
 
     def of_rare(rounds: int) -> int:
-        (level,) = hierarchy(points, [60], HierarchySettings(rounds=rounds), generator())
+        (level,) = hierarchy(points, [60], generator(), rounds=rounds)
         return int((level.centroids[:, 0] > 1).sum())
 
     assert of_rare(10) > 1.5 * of_rare(0)
@@ -154,6 +153,6 @@ def test_resampling_gives_rare_kinds_more_clusters() -> None:
 
 def test_few_different_points_make_few_clusters() -> None:
     points = noise(4, 3).repeat(10, 1)
-    first, second = hierarchy(points, [10, 2], HierarchySettings(), generator())
+    first, second = hierarchy(points, [10, 2], generator())
     assert len(first.centroids) == 4
     assert len(second.centroids) <= 2

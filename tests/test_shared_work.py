@@ -22,7 +22,7 @@ from dinoscope.distributed import process_group
 from dinoscope.errors import UserError
 from dinoscope.evaluation import graph
 from dinoscope.features import ExtractConfig, cached_extract
-from dinoscope.kmeans import HierarchySettings, hierarchy
+from dinoscope.kmeans import hierarchy
 from dinoscope.model_names import load_model
 from tests.pictures import write_pictures
 
@@ -45,7 +45,7 @@ def work(images: ImageSource, cache: Path) -> dict[str, str]:
     points = torch.randn(500, 12, generator=torch.Generator().manual_seed(1))
     pairs = graph.similar_pairs(points, 0.3, nearest=5)
     against = graph.similar_pairs(points, 0.3, others=points[:70], nearest=5)
-    levels = hierarchy(points, (40, 8), HierarchySettings(20, 2), torch.Generator().manual_seed(2))
+    levels = hierarchy(points, (40, 8), torch.Generator().manual_seed(2), iterations=20, rounds=2)
     found = near_duplicates.find_duplicates(images)
     return {
         "features": digest([bank.features]) + " ".join(bank.paths),

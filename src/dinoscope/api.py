@@ -43,7 +43,7 @@ from dinoscope.evaluation.evidence import Verdict
 from dinoscope.evaluation.online import AttentionSnapshots, OnlineKNN
 from dinoscope.explain.attention import network_input
 from dinoscope.explain.maps import MAPS, map_title
-from dinoscope.explain.patch_files import load_patches as load_patches
+from dinoscope.explain.patch_features import load_patches as load_patches
 from dinoscope.methods import METHODS
 from dinoscope.model_names import Model, load_models, wrap
 from dinoscope.near_duplicates import Duplicates, DuplicatesConfig, find_duplicates

@@ -32,7 +32,7 @@ from dinoscope.evaluation.base import Context
 from dinoscope.evaluation.graph import NEAREST, components, similar_pairs
 from dinoscope.evaluation.knn import unit
 from dinoscope.features import Watch
-from dinoscope.kmeans import HierarchySettings, hierarchy
+from dinoscope.kmeans import hierarchy
 from dinoscope.model_names import Model
 
 FENCE = 3.0
@@ -184,9 +184,15 @@ def choose(
         raise UserError("no image is left: all are outliers")
     counts = config.levels(len(kept))
     generator = torch.Generator().manual_seed(config.seed)
-    settings = HierarchySettings(config.iterations, config.rounds)
     with watch("clustering") as progress:
-        levels = hierarchy(points[torch.from_numpy(kept)], counts, settings, generator, progress)
+        levels = hierarchy(
+            points[torch.from_numpy(kept)],
+            counts,
+            generator,
+            progress,
+            iterations=config.iterations,
+            rounds=config.rounds,
+        )
     owners = [level.owners.numpy() for level in levels]
     chosen = np.zeros(count, bool)
     chosen[kept[balanced_sample(owners, wanted, generator)]] = True

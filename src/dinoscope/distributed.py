@@ -112,8 +112,8 @@ def gather_texts(text: str) -> list[str]:
     """Return the text of every process, in rank order."""
     if world_size() == 1:
         return [text]
-    letters = torch.frombuffer(bytearray(text.encode("utf-8", "surrogateescape")) or bytearray(1), dtype=torch.uint8)
-    letters = letters[: len(text.encode("utf-8", "surrogateescape"))]
+    encoded = text.encode("utf-8", "surrogateescape")
+    letters = torch.tensor(list(encoded), dtype=torch.uint8)
     lengths = gather_uneven(torch.tensor([len(letters)])).tolist()
     parts = gather_uneven(letters).split(lengths)
     return [bytes(part.tolist()).decode("utf-8", "surrogateescape") for part in parts]

@@ -29,7 +29,7 @@ from torchvision.transforms.v2 import functional as tv
 from dinoscope import checkpoint, distributed
 from dinoscope.data.grey_range import Window, is_joined
 from dinoscope.data.images import UnreadableImage
-from dinoscope.data.loader import Batches, default_workers
+from dinoscope.data.loader import Batches, workers_for
 from dinoscope.data.reader import require_fit
 from dinoscope.data.sources import ImageSource, evenly
 from dinoscope.errors import UserError
@@ -246,10 +246,9 @@ def _batches(
     require_channels(backbone, images)
     if config.batch_size < 1:
         raise UserError(f"the batch size is {config.batch_size}; it must be at least 1")
-    workers = default_workers(processes=1) if config.workers < 0 else config.workers
     return Batches[tuple[Tensor | None, list[int], int]](
         _EvaluationImages(images, view),
-        min(workers, total // config.batch_size),  # a process has a whole batch to read
+        min(workers_for(config.workers), total // config.batch_size),  # a process has a whole batch to read
         batch_size=config.batch_size,
         collate_fn=_collate,
         pin_memory=(config.device or backbone.mean.device).type == "cuda",

@@ -10,7 +10,7 @@ of the level below. Plain k-means puts most centroids where most points are; res
 again on the members nearest to each centroid, as many of each cluster, and all points are assigned to the result.
 
 Deviations from the paper: centroids are drawn several at a time (`seeds`), and k-means ends before its last iteration
-if it hardly improves (`HierarchySettings.tolerance`).
+if it hardly improves (`TOLERANCE`).
 """
 
 from __future__ import annotations
@@ -28,6 +28,8 @@ from dinoscope import distributed
 
 BLOCK = 2**14
 """Rows that are computed together."""
+TOLERANCE = 1e-3
+"""Share of the mean squared distance by which an iteration must lower it, or a k-means of a hierarchy ends."""
 
 _CPU_BYTES, _GPU_BYTES = 2**24, 2**28
 _PER_ROUND = 8
@@ -165,37 +167,30 @@ class Level:
     distances: Float[Tensor, " m"]
 
 
-@dataclass(frozen=True)
-class HierarchySettings:
-    """How a hierarchy is made.
-
-    iterations: of each k-means, at most. tolerance: of `kmeans`. rounds: of resampling, on each level.
-    """
-
-    iterations: int = 50
-    rounds: int = 10
-    tolerance: float = 1e-3
-
-
 def hierarchy(
     points: Float[Tensor, "p v"],
     counts: Sequence[int],
-    settings: HierarchySettings,
     generator: torch.Generator,
     progress: Callable[[int, int], None] = lambda done, total: None,
+    *,
+    iterations: int = 50,
+    rounds: int = 10,
 ) -> list[Level]:
     """Return levels of so many clusters each, the finest first; fewer if there are not as many different points.
 
     counts: descending, and no more than there are points. generator: of the CPU.
     progress: called with (runs of k-means done, runs in all).
+    iterations: of each k-means, at most. rounds: of resampling, on each level.
     """
-    levels, total = list[Level](), len(counts) * (settings.rounds + 1)
+    levels, total = list[Level](), len(counts) * (rounds + 1)
     for number, count in enumerate(counts):
-        done = number * (settings.rounds + 1)
+        done = number * (rounds + 1)
         elements = levels[-1].centroids if levels else points
         progress(done, total)
         levels.append(
-            _clustered(elements, count, settings, generator, lambda one, done=done: progress(done + one, total))
+            _clustered(
+                elements, count, iterations, rounds, generator, lambda one, done=done: progress(done + one, total)
+            )
         )
     progress(total, total)
     return levels
@@ -204,18 +199,19 @@ def hierarchy(
 def _clustered(
     points: Float[Tensor, "p v"],
     count: int,
-    settings: HierarchySettings,
+    iterations: int,
+    rounds: int,
     generator: torch.Generator,
     progress: Callable[[int], None],
 ) -> Level:
     def centroids_of(sample: Float[Tensor, "s v"]) -> Float[Tensor, "k v"]:
         starts = seeds(sample, min(count, len(sample)), generator)
-        return kmeans(sample, starts, settings.iterations, tolerance=settings.tolerance)
+        return kmeans(sample, starts, iterations, tolerance=TOLERANCE)
 
     centroids = centroids_of(points)
     owners, distances = assigned(points, centroids)
     central = math.floor(len(points) / (2 * count) + 0.5)  # half the mean size of a cluster, as in the paper's settings
-    for done in range(settings.rounds if central > 1 else 0):
+    for done in range(rounds if central > 1 else 0):
         progress(done + 1)
         centroids = centroids_of(points[central_members(owners, distances, central)])
         owners, distances = assigned(points, centroids)

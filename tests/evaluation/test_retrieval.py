@@ -24,6 +24,7 @@ from dinoscope.data.sources import images_in_folder, split_images
 from dinoscope.errors import UserError
 from dinoscope.evaluation import retrieval
 from dinoscope.evaluation.base import Context
+from dinoscope.evaluation.knn import unit
 from dinoscope.evaluation.retrieval import (
     EVALUATION,
     KS,
@@ -181,10 +182,10 @@ def test_a_block_of_similarities_stays_small(monkeypatch: pytest.MonkeyPatch) ->
 
 def test_whitened_features_have_covariance_one_and_few_images_fewer_axes() -> None:
     features = torch.randn(300, 6, generator=torch.Generator().manual_seed(0)) @ torch.diag(torch.arange(1.0, 7))
-    whitened = learn_whitening(features)(3 * features)  # their length does not matter
+    whitened = learn_whitening(3 * features)(unit(features))  # their length does not matter
     assert whitened.mean(dim=0).numpy() == pytest.approx(np.zeros(6), abs=1e-6)
     assert (whitened.T @ whitened / 300).numpy() == pytest.approx(np.eye(6), abs=1e-5)
-    assert learn_whitening(features[:4])(features).shape == (300, 3)
+    assert learn_whitening(features[:4])(unit(features)).shape == (300, 3)
     with pytest.raises(UserError):
         learn_whitening(features[:1])
     with pytest.raises(UserError):

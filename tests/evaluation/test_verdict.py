@@ -110,11 +110,11 @@ def test_a_baseline_that_is_better_or_not_beaten_is_said_plainly() -> None:
 
 
 def test_what_is_cheaper_but_not_above_every_baseline_is_not_taken() -> None:
-    """OTHER 73 %, MINE 67 % and pixels 56 % of 100 images: MINE is told from neither."""
+    """OTHER 73 %, MINE 67 % and pixels 56 % of 100 images: MINE differs significantly from neither."""
     made = answers(100, [(0, 44), (60, 73), (80, 83), (86, 93)], [(0, 73)], [(0, 50), (80, 86)])
     decision = decide([MINE, OTHER, PIXELS], made)
-    assert not decision.pair("runs/mine").is_told
-    assert decision.pair("raw pixels").is_told
+    assert not decision.pair("runs/mine").is_significant
+    assert decision.pair("raw pixels").is_significant
     assert (decision.kind, decision.take, decision.reason) == ("tie", "dino_vits16", "above baselines")
     assert "take dino_vits16, which is shown to beat every baseline" in sentence(decision)
 
@@ -180,11 +180,11 @@ def test_further_labels_by_hand() -> None:
 def test_images_that_tell_models_apart_do_so_with_the_power_that_is_promised() -> None:
     images = images_to_tell(10)
     assert images == 393  # 7.849 x 0.5 / 0.01
-    rng, told = np.random.default_rng(0), 0
+    rng, significant = np.random.default_rng(0), 0
     for _ in range(2000):
         ahead, behind, _ = rng.multinomial(images, [0.3, 0.2, 0.5])
-        told += stats.binomtest(ahead, ahead + behind).pvalue < 0.05 if ahead > behind else 0
-    assert 0.76 < told / 2000 < 0.84
+        significant += stats.binomtest(ahead, ahead + behind).pvalue < 0.05 if ahead > behind else 0
+    assert 0.76 < significant / 2000 < 0.84
 
 
 # How often it is wrong
@@ -206,12 +206,12 @@ def test_of_equal_models_a_winner_is_named_in_at_most_5_percent_of_data_sets() -
             numbers = torch.arange(images) % groups if groups else None
             decision = judge(list(named), made, classes(images), numbers, bootstrap=BootstrapConfig(20))
             wrong += decision.kind == "winner"
-            better += any(pair.is_told for pair in decision.pairs)  # the leading one is chosen by the same images
+            better += any(pair.is_significant for pair in decision.pairs)  # chosen by the same images
         assert wrong <= 20, (images, models, groups)
         assert better <= 20 + 13, (images, models, groups)  # 5 %, and three deviations of 400 draws
 
 
-def test_ten_points_of_a_thousand_images_are_told_in_at_least_95_percent() -> None:
+def test_ten_points_on_a_thousand_images_are_significant_in_at_least_95_percent() -> None:
     rng = np.random.default_rng(0)
     right = 0
     for _ in range(400):

@@ -18,7 +18,7 @@ from dinoscope.cli.console import Console, emit, progress_bar, say, stdout
 from dinoscope.data.finding import find_images
 from dinoscope.data.video import VIDEO_EXTENSIONS, Video, open_video
 from dinoscope.errors import UserError, lookup
-from dinoscope.explain.patch_files import PatchConfig, check_format, write_patches
+from dinoscope.explain.patch_features import PatchConfig, check_format, write_patches
 from dinoscope.export import write
 from dinoscope.features import WRITERS
 from dinoscope.files import claim_file, replacing

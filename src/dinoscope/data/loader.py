@@ -311,6 +311,11 @@ def default_workers(processes: int) -> int:
     return min(max(available_cores() // processes - 1, 1), 16)
 
 
+def workers_for(asked: int) -> int:
+    """Return the loader processes of a single process: as many as were asked for; below 0, `default_workers`."""
+    return default_workers(processes=1) if asked < 0 else asked
+
+
 def _start_worker(ended: Any, number: int) -> None:
     """Leave the signals that reach the whole process group to the main process, and end with it."""
 

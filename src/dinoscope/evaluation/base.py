@@ -655,6 +655,14 @@ def shown_images(data: Data) -> ImageSource:
     return data[1] or data[0]
 
 
+def shown_entries(data: Data) -> dict[str, Any]:
+    """Return the entries of a protocol of images without labels: images (their folder) and count; none without data."""
+    if data is None:
+        return {}
+    images = shown_images(data)
+    return {"images": location(images), "count": len(images)}
+
+
 def other_images(place: Path, data: Data, option: str, measured: Iterable[ImageSource] = ()) -> ImageSource:
     """Return the images of a folder that has none of those that are measured, as what is learned on these is too good.
 

@@ -26,7 +26,7 @@ from torch import Tensor
 from torchvision.transforms import InterpolationMode  # pyright: ignore[reportMissingTypeStubs]
 from torchvision.transforms.v2 import functional as tv  # pyright: ignore[reportMissingTypeStubs]
 
-from dinoscope.data.loader import default_workers
+from dinoscope.data.loader import workers_for
 from dinoscope.data.reader import UnreadableImage
 from dinoscope.data.sources import ImageFolder, ImageSource
 from dinoscope.errors import UserError
@@ -34,7 +34,7 @@ from dinoscope.evaluation import base
 from dinoscope.evaluation.base import Context, Data, Labelled
 from dinoscope.evaluation.knn import unit
 from dinoscope.evaluation.results import new_result
-from dinoscope.evaluation.retrieval import generalised_mean
+from dinoscope.evaluation.retrieval import Whitening, generalised_mean
 from dinoscope.evaluation.statistics import estimate_metric, mean_intervals
 from dinoscope.features import describing, evaluation_view
 from dinoscope.model_names import Model
@@ -230,7 +230,7 @@ def _described(
         except UnreadableImage as error:
             raise UserError(f"{images.name}/{images.keys[index]}: {error}, and all images are needed") from error
 
-    threads = max(1, default_workers(processes=1) if context.workers < 0 else context.workers)
+    threads = max(1, workers_for(context.workers))
     batch, waiting, features = extraction.batch_size, list[Tensor](), list[Tensor]()
     with describing(backbone, extraction), context.watch(what) as progress, torch.inference_mode():
         device = backbone.mean.device
@@ -245,18 +245,6 @@ def _described(
             waiting.clear()
             progress(done, len(images))
     return torch.cat(features)
-
-
-@dataclass(frozen=True)
-class Whitening:
-    """mean: [d] that is taken off. axes: [d, d], each principal axis divided by the root of its second moment."""
-
-    mean: Float[Tensor, " d"]
-    axes: Float[Tensor, "d d"]
-
-    def __call__(self, features: Float[Tensor, "n d"]) -> Float[Tensor, "n d"]:
-        """Return whitened features."""
-        return (features.double() - self.mean) @ self.axes
 
 
 def learn_whitening(features: Float[Tensor, "n d"]) -> Whitening:

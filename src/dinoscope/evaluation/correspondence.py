@@ -29,7 +29,7 @@ from dinoscope.data.images import UnreadableImage
 from dinoscope.data.sources import ImageSource, evenly
 from dinoscope.data.views import ViewParameters, ViewsConfig, for_channels, sample_view, view_generator
 from dinoscope.errors import UserError
-from dinoscope.evaluation.base import Column, Context, Data, Evaluation, location, made_of, shown_images
+from dinoscope.evaluation.base import Column, Context, Data, Evaluation, made_of, shown_entries, shown_images
 from dinoscope.evaluation.results import new_result
 from dinoscope.evaluation.statistics import estimate_metric, mean_intervals
 from dinoscope.features import evaluation_view
@@ -242,10 +242,7 @@ def expected(model: Model, data: Data, config: CorrespondenceConfig, context: Co
     protocol = {name: value for name, value in context.network(model).items() if name != "crop_fraction"}
     protocol |= {"most": config.limit, "tolerance": config.tolerance, "seed": config.seed}
     protocol |= {kind: text for kind, (_, text) in PAIRS.items()}
-    if data is not None:
-        images = shown_images(data)
-        protocol |= {"images": location(images), "count": len(images)}
-    return protocol
+    return protocol | shown_entries(data)
 
 
 def protocol_line(protocol: Mapping[str, Any]) -> str:

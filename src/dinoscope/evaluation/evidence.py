@@ -59,7 +59,8 @@ SPEED = "throughput"
 DEFAULT_SPLIT = 0.5
 """Share to train on of images without a val split: the test images decide how sure a verdict is."""
 NEARLY_THE_SAME = 0.95
-"""Cosine of features, less the mean of the training images, from which a test image is said to resemble one."""
+"""A test image resembles a training image if the cosine of their features, less the mean of the training images, is
+at least this."""
 OVERLAP = "overlap"
 """Name of the search for images that are in both splits, among what may be skipped."""
 

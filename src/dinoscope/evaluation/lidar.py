@@ -28,7 +28,7 @@ from dinoscope.data.images import UnreadableImage
 from dinoscope.data.sources import ImageSource, evenly
 from dinoscope.data.views import VIEWS, ViewsConfig, for_channels, sample_view, view_generator
 from dinoscope.errors import UserError, lookup
-from dinoscope.evaluation.base import Column, Context, Data, Evaluation, location, made_of, shown_images
+from dinoscope.evaluation.base import Column, Context, Data, Evaluation, made_of, shown_entries, shown_images
 from dinoscope.evaluation.results import new_result
 from dinoscope.features import describing, evaluation_view
 from dinoscope.model_names import Model
@@ -160,10 +160,7 @@ def expected(model: Model, data: Data, config: LiDARConfig, context: Context) ->
     protocol = {name: value for name, value in context.network(model).items() if name != "crop_fraction"}
     protocol |= {"most": config.limit, "views": config.views, "augmentation": config.augmentation}
     protocol |= {"seed": config.seed, "delta": DELTA, "epsilon": EPSILON}
-    if data is not None:
-        images = shown_images(data)
-        protocol |= {"images": location(images), "count": len(images)}
-    return protocol
+    return protocol | shown_entries(data)
 
 
 def protocol_line(protocol: Mapping[str, Any]) -> str:

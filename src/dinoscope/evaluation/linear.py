@@ -25,7 +25,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from dinoscope.data.images import UnreadableImage
-from dinoscope.data.loader import StepSampler, ViewsDataset, default_workers, view_loader
+from dinoscope.data.loader import StepSampler, ViewsDataset, view_loader, workers_for
 from dinoscope.data.sources import ImageSource, hash_rank, label_fraction
 from dinoscope.data.views import VIEWS, ViewsConfig
 from dinoscope.errors import UserError
@@ -452,7 +452,7 @@ def train_probe(
     images, views = train.with_slices(view.slices), training_views(view.size)
     dataset = ViewsDataset(images, views, config.seed, view.window, channels=view.channels)
     sampler = StepSampler(len(train), batch_size, config.seed, range(total), rank=0, processes=1)
-    workers = default_workers(processes=1) if extraction.workers < 0 else extraction.workers
+    workers = workers_for(extraction.workers)
     rate = base_rate(config, backbone) * batch_size / 256
     probe = Probes([rate], extraction.dim(backbone), len(train.classes), seed=config.seed, device=device)
     with describing(backbone, extraction) as describe:

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from dinoscope.data.sources import evenly
-from dinoscope.evaluation.base import Column, Context, Data, Evaluation, location, made_of, shown_images
+from dinoscope.evaluation.base import Column, Context, Data, Evaluation, made_of, shown_entries, shown_images
 from dinoscope.evaluation.results import new_result
 from dinoscope.methods.health import rank_me
 from dinoscope.model_names import Model
@@ -43,11 +43,7 @@ def run(models: Sequence[Model], data: Data, config: RankConfig, context: Contex
 
 
 def expected(model: Model, data: Data, config: RankConfig, context: Context) -> dict[str, Any]:
-    protocol = {**context.network(model), "most": config.limit}
-    if data is not None:
-        images = shown_images(data)
-        protocol |= {"images": location(images), "count": len(images)}
-    return protocol
+    return {**context.network(model), "most": config.limit} | shown_entries(data)
 
 
 def protocol_line(protocol: Mapping[str, Any]) -> str:

@@ -35,7 +35,7 @@ from torch.nn.functional import interpolate
 from dinoscope.data.finding import find_split
 from dinoscope.data.groups import NONE
 from dinoscope.data.images import UnreadableImage
-from dinoscope.data.loader import default_workers
+from dinoscope.data.loader import workers_for
 from dinoscope.data.sources import ImageFolder, ImageSource
 from dinoscope.errors import UserError
 from dinoscope.evaluation import base
@@ -202,7 +202,9 @@ def leave_one_out(
     features = unit(bank.features if context.device is None else bank.features.to(context.device))
     labels, count = bank.labels.to(features.device), len(features)
     own = torch.arange(count) if bank.groups is None else bank.groups
-    own, parts = own.to(features.device), list[Scores]()
+    own = own.to(features.device)
+    # filled in place: thousands of small tensors that stay would keep the memory of the large ones between them
+    precisions, found = torch.empty(count, dtype=torch.float64), torch.empty(count, len(KS), dtype=torch.bool)
     rows = max(1, config.max_bytes // (2 * _BYTES_PER_SIMILARITY * count))
     ranked = max(1, min(config.max_bytes // 2, _CACHED_BYTES) // (_BYTES_PER_RANKED * count))
     with context.watch("ranking images") as progress:
@@ -212,9 +214,9 @@ def leave_one_out(
                 some = slice(first, min(first + ranked, start + len(similarities)))
                 junk = own[some, None] == own
                 block = similarities[first - start : some.stop - start]
-                parts.append(rank_scores(block, labels[some, None] == labels, junk))
+                scores = rank_scores(block, labels[some, None] == labels, junk)
+                precisions[some], found[some] = scores.average_precision, scores.recall > 0
                 progress(some.stop, count)
-    precisions = torch.cat([part.average_precision for part in parts])
     is_query = ~precisions.isnan()
     queries = int(is_query.sum())
     if not queries:
@@ -230,8 +232,7 @@ def leave_one_out(
         sums = torch.zeros(len(numbers), 1, dtype=torch.float64).index_add_(0, torch.as_tensor(places), values)
         items = len(numbers)
         (estimate,) = pooled_intervals(sums, torch.as_tensor(sizes).double(), resampling, [(0.0, 1.0)])
-    hits = torch.cat([part.recall for part in parts])[is_query] > 0
-    recalls = share_metrics([("retrieval_recall", {"k": k}) for k in KS], hits, groups)
+    recalls = share_metrics([("retrieval_recall", {"k": k}) for k in KS], found[is_query], groups)
     return [estimate_metric("retrieval_map", estimate, items), *recalls], count - queries
 
 
@@ -240,21 +241,20 @@ def leave_one_out(
 
 @dataclass(frozen=True)
 class Whitening:
-    """PCA whitening of features of length 1 (Jegou and Chum 2012).
-
-    mean: [d] of the features that it was learned on. axes: [d, k], each principal axis divided by its deviation.
-    """
+    """mean: [d] that is taken off features. axes: [d, k], the principal axes, scaled so that features spread evenly."""
 
     mean: Float[Tensor, " d"]
     axes: Float[Tensor, "d k"]
 
     def __call__(self, features: Float[Tensor, "n d"]) -> Float[Tensor, "n k"]:
-        """Return features at length 1, less the mean, on the axes."""
-        return (unit(features).double() - self.mean) @ self.axes
+        """Return features, less the mean, on the axes."""
+        return (features.double() - self.mean) @ self.axes
 
 
 def learn_whitening(features: Float[Tensor, "n d"]) -> Whitening:
-    """Return the whitening after which these features, at length 1, have covariance 1.
+    """Return the PCA whitening (Jegou and Chum 2012) after which these features, at length 1, have covariance 1.
+
+    It is for features of length 1 (`knn.unit`).
 
     Axes with less than 1e-5 of the largest variance are left out. Raises UserError if the features are all the same, or
     not finite.
@@ -496,11 +496,11 @@ def _described(
             )
         return image
 
-    threads = default_workers(processes=1) if context.workers < 0 else context.workers
+    threads = max(1, workers_for(context.workers))
     features = list[Tensor]()
     with describing(backbone, extraction), context.watch(what) as progress, torch.inference_mode():
         device = backbone.mean.device
-        for image in base.mapped_ahead(shown, range(len(images)), max(1, threads), 2 * max(1, threads)):
+        for image in base.mapped_ahead(shown, range(len(images)), threads, 2 * threads):
             pixels = torch.as_tensor(image).permute(2, 0, 1)[None].to(device)
             with autocast(context.precision, device):
                 features.append(_feature(backbone, backbone.normalize(pixels), config).cpu())
@@ -584,7 +584,7 @@ def run(models: Sequence[Model], data: Data, config: RetrievalConfig, context: C
             bank = context.features(model.backbone, images, "features of the images")
             if others is not None:
                 seen = context.features(model.backbone, others, "features for whitening")
-                bank = replace(bank, features=learn_whitening(seen.features)(bank.features).float())
+                bank = replace(bank, features=learn_whitening(seen.features)(unit(bank.features)).float())
             metrics, without = leave_one_out(bank, config, context)
             found = {"images": len(bank.features), "without_positives": without}
             yield new_result("retrieval", _protocol(model, images, others, config, context) | found, metrics)
@@ -601,7 +601,7 @@ def run(models: Sequence[Model], data: Data, config: RetrievalConfig, context: C
         if others is not None:
             seen = _described(model, others, None, config, context, "features for whitening")
             whiten = learn_whitening(seen)
-            database, queries = whiten(database), whiten(queries)
+            database, queries = whiten(unit(database)), whiten(unit(queries))
         metrics, items = landmark_scores(truth, database, queries)
         yield new_result("retrieval", _protocol(model, truth, others, config, context), metrics, items)
 

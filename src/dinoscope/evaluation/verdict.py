@@ -94,7 +94,7 @@ class Pair:
     probability: float
 
     @property
-    def is_told(self) -> bool:
+    def is_significant(self) -> bool:
         """Return whether the first is better by more than chance."""
         return self.difference > 0 and self.probability < LEVEL
 
@@ -111,7 +111,8 @@ class Decision:
     accuracies: in %, with 95 % intervals, of every model, best first.
     pairs: the leading model against each other one, in that order.
     measure: its name in sentences. images, groups: of the test images. comparisons: that were corrected for.
-    further: test images that would be needed besides to tell first and second apart; None if told, or out of reach.
+    further: test images that would be needed besides to tell first and second apart; None if they are, or if that is
+        out of reach.
     largest_class: share of the largest class of the test images, in %.
     reason: why that one of several is taken: it is cheaper; it is ahead and costs no more; not all of them are better
         than every baseline.
@@ -286,11 +287,12 @@ def _compared(
 def further_images(
     difference: float, error: float, images: int, comparisons: int = 1, split: float | None = None
 ) -> int | None:
-    """Return how many more labelled images would tell a difference, if it is the true one; None if out of reach.
+    """Return how many more labelled images would make a difference significant, if it is the true one.
 
-    The error falls with the root of the number of test images. A difference is told at `LEVEL`, divided by the number
-    of comparisons, with probability `POWER` if it is z(1 - level / 2) + z(power) errors. At least a tenth more, two
-    digits, rounded up. With a `split` the training images get their share of the labels, too.
+    None if that is out of reach. The standard error falls with the square root of the number of test images. A
+    difference of z(1 - level / 2) + z(power) standard errors is significant with probability `POWER`; the level is
+    `LEVEL`, divided by the number of comparisons. At least a tenth more, two digits, rounded up. With a `split` the
+    training images get their share of the labels, too.
 
     difference, error: of the mean, in one unit. images: test images that they are of.
     """

@@ -28,7 +28,7 @@ from torch.utils.data import Dataset
 
 from dinoscope import __version__, checkpoint
 from dinoscope.data.images import UnreadableImage
-from dinoscope.data.loader import Batches, default_workers
+from dinoscope.data.loader import Batches, workers_for
 from dinoscope.data.sources import ImageSource
 from dinoscope.data.video import Video
 from dinoscope.errors import UserError, lookup
@@ -48,15 +48,11 @@ MAX_BLOCK_PATCHES = 2**14
 
 _CHUNK_BYTES = 2**22  # of zarr, at most, unless one image has more
 _COPIED_BYTES = 2**22  # at a time, into a zip
-_GROUP_MARK = ".zgroup"  # the file that makes a folder a zarr store (of the second format, which every reader knows)
 
 
 @dataclass(frozen=True)
 class PatchConfig:
-    """Which features of patches are written.
-
-    Raises nothing: `write_patches` checks the values against the network.
-    """
+    """Which features of patches are written. `write_patches` checks the values against the network."""
 
     square: bool = False
     """With --patches: squash images to squares of --image-size, so that all have one grid. By default their short side
@@ -145,7 +141,7 @@ class Record:
     def summary(self) -> dict[str, Any]:
         """Return `info` with what is known at the end."""
         left_out = {_portable(key): _portable(reason) for key, reason in self.left_out.items()}
-        return {**self.info, "images": len(self.positions), "left_out": left_out}
+        return {**self.info, "source": _portable(self.name), "images": len(self.positions), "left_out": left_out}
 
 
 def _portable(name: str) -> str:
@@ -193,7 +189,7 @@ def _of_images(
     square: bool,
 ) -> Iterator[_Input]:
     require_channels(backbone, images)
-    workers = default_workers(processes=1) if extraction.workers < 0 else extraction.workers
+    workers = workers_for(extraction.workers)
     batches = Batches[list[_Input | tuple[int, str]]](
         _WholeImages(images, backbone, size, square=square),
         min(workers, len(images) // extraction.batch_size),
@@ -451,13 +447,26 @@ def _take_apart(group: Any, path: Path, count: int, single: Callable[[int, ndarr
         single(number, stored[number])
 
 
-Write = Callable[[Path, Iterable[Block], Record], None]
+@dataclass(frozen=True)
+class Format:
+    """How blocks become a file, or a folder.
 
-FORMATS: dict[str, Write] = {".npz": write_npz, ".parquet": write_parquet, ".zarr": write_zarr}
-"""Ending of a file's name -> the function that writes blocks to it."""
+    package: what it needs, if that is not always installed. extra: installs it. mark: the file by which a folder of
+    this format is known; None if it is a single file.
+    """
 
-_NEEDS = {".parquet": ("pyarrow", "parquet"), ".zarr": ("zarr", "zarr")}
-"""Format -> the package that it needs, and the extra that installs it."""
+    write: Callable[[Path, Iterable[Block], Record], None]
+    package: str | None = None
+    extra: str | None = None
+    mark: str | None = None
+
+
+FORMATS: dict[str, Format] = {
+    ".npz": Format(write_npz),
+    ".parquet": Format(write_parquet, "pyarrow", "parquet"),
+    ".zarr": Format(write_zarr, "zarr", "zarr", ".zgroup"),  # zarr's second version, which every reader knows
+}
+"""Ending of the name -> format."""
 
 
 def check_format(out: Path, format: str | None, *, overwrite: bool) -> str:
@@ -467,16 +476,15 @@ def check_format(out: Path, format: str | None, *, overwrite: bool) -> str:
     must not be replaced or cannot be written.
     """
     kind = out.suffix.lower() if format is None else f".{format}"
-    lookup("file format", kind, FORMATS)
-    package, extra = _NEEDS.get(kind, ("", ""))
-    if package and importlib.util.find_spec(package) is None:
-        raise UserError(f"{kind[1:]} needs {package}: pip install 'dinoscope[{extra}]', or write .npz")
-    if kind != ".zarr":
+    own = lookup("file format", kind, FORMATS)
+    if own.package and importlib.util.find_spec(own.package) is None:
+        raise UserError(f"{kind[1:]} needs {own.package}: pip install 'dinoscope[{own.extra}]', or write .npz")
+    if own.mark is None:
         claim_file(out, overwrite=overwrite)
         return kind
-    claim(out, [_GROUP_MARK], overwrite=overwrite)
-    if out.is_dir() and not (out / _GROUP_MARK).exists() and any(out.iterdir()):
-        raise UserError(f"{out} is a folder and no zarr store; choose another --out")
+    claim(out, [own.mark], overwrite=overwrite)
+    if out.is_dir() and not (out / own.mark).exists() and any(out.iterdir()):
+        raise UserError(f"{out} is a folder and no {kind[1:]} store; choose another --out")
     return kind
 
 
@@ -507,34 +515,31 @@ def write_patches(
         raise UserError(f"the batch size is {extraction.batch_size}; it must be at least 1")
     if config.block != -1:
         block_index(require_transformer(backbone, f"--block {config.block}"), config.block)
-    info = _info(model, data, size, extraction, config)
+    info = _info(model, size, extraction, config)
     if isinstance(data, Video):
+        info["video"] = {"fps": data.fps, "height": data.size[0], "width": data.size[1]}
         record = Record(data.path.name, None, None, info)
         inputs = _of_video(data, backbone, size, progress, square=config.square)
     else:
         labels = None if data.labels is None else [data.classes[label] for label in data.labels]
         record = Record(data.name, data.keys, labels, info)
         inputs = _of_images(data, backbone, extraction, size, record.left_out, progress, square=config.square)
-    place = replacing_folder if format == ".zarr" else replacing
+    own = FORMATS[format]
     try:
         out.parent.mkdir(parents=True, exist_ok=True)
-        with place(out) as partial:
-            FORMATS[format](partial, record.noting(_blocks(inputs, backbone, extraction, config)), record)
+        with (replacing if own.mark is None else replacing_folder)(out) as partial:
+            own.write(partial, record.noting(_blocks(inputs, backbone, extraction, config)), record)
     except OSError as error:
         raise UserError(f"{out} could not be written: {error.strerror or error}") from error
     return record
 
 
-def _info(
-    model: Model, data: ImageSource | Video, size: int, extraction: ExtractConfig, config: PatchConfig
-) -> dict[str, Any]:
+def _info(model: Model, size: int, extraction: ExtractConfig, config: PatchConfig) -> dict[str, Any]:
     backbone = model.backbone
-    video = {"fps": data.fps, "height": data.size[0], "width": data.size[1]} if isinstance(data, Video) else None
     return {
         "layout": LAYOUT,
         "dinoscope": __version__,
-        "source": _portable(data.path.name if isinstance(data, Video) else data.name),
-        "video": video,
+        "video": None,
         "model": model.label,
         "network": backbone.config.name,
         "weights": checkpoint.weights_hash(backbone),

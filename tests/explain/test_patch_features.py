@@ -21,9 +21,9 @@ from dinoscope import checkpoint
 from dinoscope.cli import call, main
 from dinoscope.data.finding import find_images
 from dinoscope.errors import UserError
-from dinoscope.explain import patch_files
+from dinoscope.explain import patch_features
 from dinoscope.explain.attention import prepare
-from dinoscope.explain.patch_files import FORMATS, Block, PatchConfig, Record, load_patches, tokens_after
+from dinoscope.explain.patch_features import FORMATS, Block, Format, PatchConfig, Record, load_patches, tokens_after
 from dinoscope.features import ExtractConfig
 from dinoscope.model_names import wrap
 from dinoscope.models.backbone import BackboneConfig, build_backbone
@@ -240,12 +240,12 @@ def clip(tmp_path: Path) -> Path:
         frame = draw_picture(number, (32, 48))
         writer.write(cv2.cvtColor(frame, cv2.COLOR_RGB2BGR))
     writer.release()
-    for number, frame in enumerate(patch_files_video(path)):
+    for number, frame in enumerate(frames_of(path)):
         Image.fromarray(frame).save(tmp_path / "frames" / f"{number}.png")
     return path
 
 
-def patch_files_video(path: Path) -> Iterator[ndarray]:
+def frames_of(path: Path) -> Iterator[ndarray]:
     capture = cv2.VideoCapture(str(path), cv2.CAP_FFMPEG)
     while (frame := capture.read())[0]:
         yield cv2.cvtColor(frame[1], cv2.COLOR_BGR2RGB)
@@ -321,7 +321,7 @@ def test_writers_hold_one_block(kind: str, tmp_path: Path, grids: Callable[[int]
     """Of 60 blocks of 256 kB, the peak is that of a few, whether they have one grid or change it halfway."""
     record, path = Record("a", [str(number) for number in range(240)], None, {}), tmp_path / f"f.{kind}"
     warm = Record("a", ["0"] * 4, None, {})
-    FORMATS[f".{kind}"](tmp_path / f"warm.{kind}", warm.noting(blocks(1, grids)), warm)  # what imports take
+    FORMATS[f".{kind}"].write(tmp_path / f"warm.{kind}", warm.noting(blocks(1, grids)), warm)  # what imports take
     pool = importlib.import_module("pyarrow").default_memory_pool() if kind == "parquet" else None
     allocated: list[int] = []
 
@@ -332,11 +332,11 @@ def test_writers_hold_one_block(kind: str, tmp_path: Path, grids: Callable[[int]
 
     tracemalloc.start()
     try:
-        FORMATS[f".{kind}"](path, watched(record.noting(blocks(60, grids))), record)
+        FORMATS[f".{kind}"].write(path, watched(record.noting(blocks(60, grids))), record)
         peak = tracemalloc.get_traced_memory()[1]
     finally:
         tracemalloc.stop()
-    assert peak < 3 * 2**20 + 2 * patch_files._COPIED_BYTES * (kind == "npz")
+    assert peak < 3 * 2**20 + 2 * patch_features._COPIED_BYTES * (kind == "npz")
     assert max(allocated) - allocated[0] < 4 * 2**20
     patches, *_ = read(path)
     assert [each[0, 0, 0] for each in patches] == [number // 4 for number in range(240)]
@@ -345,14 +345,14 @@ def test_writers_hold_one_block(kind: str, tmp_path: Path, grids: Callable[[int]
 def test_a_block_has_no_more_patches_than_are_allowed(
     model: Path, picture_folder: MakeFolder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(patch_files, "MAX_BLOCK_PATCHES", 50)
+    monkeypatch.setattr(patch_features, "MAX_BLOCK_PATCHES", 50)
     sizes: list[int] = []
 
     def counting(path: Path, given: Iterable[Block], record: Record) -> None:
         path.touch()
         sizes.extend(len(block.positions) for block in given)
 
-    monkeypatch.setitem(patch_files.FORMATS, ".npz", counting)
+    monkeypatch.setitem(FORMATS, ".npz", Format(counting))
     run(model, picture_folder(5), tmp_path / "f.npz")
     assert sizes == [2, 2, 1]  # of 20 patches each
     sizes.clear()
@@ -367,7 +367,7 @@ def test_an_interrupted_file_leaves_nothing(
     kind: str, model: Path, picture_folder: MakeFolder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     folder, out = picture_folder(5), tmp_path / "out" / f"f.{kind}"
-    described, calls = patch_files._described, 0
+    described, calls = patch_features._described, 0
 
     def stopped(*given: object) -> Block:
         nonlocal calls
@@ -377,7 +377,7 @@ def test_an_interrupted_file_leaves_nothing(
         return described(*given)  # pyright: ignore[reportArgumentType]
 
     with monkeypatch.context() as patch:
-        patch.setattr(patch_files, "_described", stopped)
+        patch.setattr(patch_features, "_described", stopped)
         with pytest.raises(KeyboardInterrupt):
             run(model, folder, out, "--batch-size", 1)
     assert list(out.parent.iterdir()) == []
@@ -385,7 +385,7 @@ def test_an_interrupted_file_leaves_nothing(
     before = read(out)
     calls = 0
     with monkeypatch.context() as patch:
-        patch.setattr(patch_files, "_described", stopped)
+        patch.setattr(patch_features, "_described", stopped)
         with pytest.raises(KeyboardInterrupt):
             run(model, folder, out, "--batch-size", 1, "--overwrite")
     assert list(out.parent.iterdir()) == [out]
@@ -479,7 +479,7 @@ def test_features_that_cannot_be_stored(value: float, message: str, picture_fold
         backbone.net.norm.weight.fill_(value)  # pyright: ignore
     found = find_images(picture_folder(1))
     with pytest.raises(UserError, match=message):
-        patch_files.write_patches(
+        patch_features.write_patches(
             tmp_path / "f.npz", wrap(backbone), found, ExtractConfig(workers=0), PatchConfig(float16=True), ".npz"
         )
     assert not (tmp_path / "f.npz").exists()
@@ -488,7 +488,7 @@ def test_features_that_cannot_be_stored(value: float, message: str, picture_fold
 def test_a_network_without_patches(picture_folder: MakeFolder, tmp_path: Path) -> None:
     model = wrap(torch.nn.Sequential(torch.nn.AdaptiveAvgPool2d(1), torch.nn.Flatten()), image_size=SIZE)
     with pytest.raises(UserError, match="one feature for an image"):
-        patch_files.write_patches(
+        patch_features.write_patches(
             tmp_path / "f.npz", model, find_images(picture_folder(1)), ExtractConfig(), PatchConfig(), ".npz"
         )
 
