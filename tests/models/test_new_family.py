@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import re
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -26,7 +28,10 @@ class PoolNetwork:
     patch: int
     width: int
     title: str = "Pool"
+    size: int = 32
     transformer = False
+    family = "Pool"
+    about = "Cells without any block"
 
     def check(self, config: BackboneConfig) -> None:
         """Accept every image size."""
@@ -57,6 +62,18 @@ class PoolBackbone(Backbone):
 def _registered(monkeypatch: pytest.MonkeyPatch) -> None:
     """The one line."""
     monkeypatch.setitem(BACKBONES, "pool8", PoolNetwork(8, 16))
+
+
+def test_it_is_listed(capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.main(["backbones"]) == 0
+    printed = capsys.readouterr().out
+    assert re.search(r"^ pool8 +Pool +0\.0 +8 +32 *$", printed, re.MULTILINE)
+    assert "Pool: Cells without any block" in printed.splitlines()
+    assert cli.main(["backbones", "--json"]) == 0
+    rows = {row["name"]: row for row in json.loads(capsys.readouterr().out)}
+    assert rows.keys() == BACKBONES.keys()
+    assert rows["vit_small_patch16_224"]["parameters"] == 21.7
+    assert (rows["vit_tiny_patch4_32"]["patch"], rows["vit_tiny_patch4_32"]["image_size"]) == (4, 32)
 
 
 def test_methods_and_checkpoints_take_it(tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-"""The commands about models: `models`, `import`, `export` and `embed`."""
+"""The commands about models: `models`, `backbones`, `import`, `export` and `embed`."""
 
 from __future__ import annotations
 
@@ -6,11 +6,12 @@ import functools
 import importlib.util
 from dataclasses import asdict, replace
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 import torch
 import tyro
 from rich.table import Table
+from torch.overrides import TorchFunctionMode
 
 from dinoscope import distributed
 from dinoscope.cli.command import EXTRACTION, Command, ExtractionOptions, ModelName
@@ -23,10 +24,13 @@ from dinoscope.export import write
 from dinoscope.features import WRITERS
 from dinoscope.files import claim_file, replacing
 from dinoscope.model_names import SHIPPED, SHIPPED_RELEASE, Model, load_model
-from dinoscope.models.backbone import BackboneConfig, build_backbone
+from dinoscope.models.backbone import BACKBONES, BackboneConfig, build_backbone
+from dinoscope.models.foreign import TimmNetwork
 from dinoscope.models.network import require_patches
 from dinoscope.models.pretrained import CATALOGUE, Choices, import_file, is_cached
 from dinoscope.places import require_local
+from dinoscope.tables import Column, Section, TableRow
+from dinoscope.tables import Table as TextTable
 
 WIDTH = 125
 """Columns that the table of released weights needs."""
@@ -80,10 +84,55 @@ def models(json: bool = False) -> None:
     console.print(table, highlight=False)
 
 
+def backbones(json: bool = False) -> None:
+    """List the networks that can be trained, as --backbone takes them, and those of timm by timm:NAME.
+
+    M par. are millions of parameters for RGB images of the size that the network is made for, without any head. A patch
+    is the part of an image that one vector stands for. `train` builds the network for the size of its views
+    (--views.global-size), which must be made of whole patches of a transformer.
+
+    Args:
+        json: Print JSON, with a line about each family.
+    """
+    rows = [
+        {
+            "name": name,
+            "family": shape.family,
+            "about": shape.about,
+            "parameters": _millions(name, shape.size),
+            "patch": shape.patch,
+            "image_size": shape.size,
+        }
+        for name, shape in BACKBONES.items()
+    ]
+    columns = (
+        Column("name"),
+        Column("family"),
+        *(Column(title, "right") for title in ("M par.", "patch px", "image px")),
+    )
+    keys = ("patch", "image_size")
+    cells = [
+        (each["name"], each["family"], f"{each['parameters']:.1f}", *(str(each[key]) for key in keys)) for each in rows
+    ]
+    table = TextTable(columns, (Section(tuple(map(TableRow, cells))),))
+    about = {shape.family: shape.about for shape in (*BACKBONES.values(), TimmNetwork)}
+    lines = [f"{family}: {text}" for family, text in about.items()]
+    emit(rows, [table], [*lines, "Train one: dinoscope train --data FOLDER --backbone NAME --out RUN"], json=json)
+
+
+class _Undrawn(TorchFunctionMode):
+    """Leaves out what only fills weights: on the meta device, too, that takes most of the time of building them."""
+
+    FILLS = frozenset({"uniform_", "normal_", "erfinv_", "mul_", "add_", "clamp_", "fill_", "zero_"})
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        return args[0] if args and getattr(func, "__name__", "") in self.FILLS else func(*args, **(kwargs or {}))
+
+
 @functools.cache
 def _millions(architecture: str, size: int) -> float:
     """Return the parameters of a network, in millions; no memory is taken for them."""
-    with torch.device("meta"):
+    with torch.device("meta"), _Undrawn():
         backbone = build_backbone(BackboneConfig(architecture, size))
     return round(sum(parameter.numel() for parameter in backbone.parameters()) / 1e6, 1)
 
@@ -263,6 +312,7 @@ COMMANDS = {
         "write the features of images, or of their patches, to npz, csv, parquet or zarr", embed, is_shared=True
     ),
     "models": Command("list the released weights that can be named as --model: method, figures, licence, size", models),
+    "backbones": Command("list the networks that can be trained: family, parameters, patch, image size", backbones),
     "import": Command(
         "turn a weights file of others (DINO, DeiT, MoCo, SwAV, DINOv2, timm...) into an exported model", import_weights
     ),

@@ -30,12 +30,16 @@ class AirbenchShape:
     """Sizes of the network.
 
     widths: channels of the three blocks. title: as the field writes it; "" for the name itself.
+    size: side in pixels of the images that it is made for.
     """
 
     widths: tuple[int, int, int]
     title: str = ""
     patch: int = 8
+    size: int = 32
     transformer = False
+    family = "airbench"
+    about = "Convolutional networks for images of 24 to 64 px, trained within minutes on a CPU; no class token"
 
     def check(self, config: BackboneConfig) -> None:
         """Accept every image size."""

@@ -26,7 +26,7 @@ class ConvNeXtShape:
 
     depths: blocks of each stage. width: channels of the first stage; doubled at each of the others.
     layer_scale: first value of the factors of each residual branch.
-    title: as the field writes it; "" for the name itself.
+    title: as the field writes it; "" for the name itself. size: side in pixels of the images that it is made for.
     """
 
     depths: tuple[int, int, int, int]
@@ -34,7 +34,10 @@ class ConvNeXtShape:
     layer_scale: float = 1e-6
     title: str = ""
     patch: int = 32
+    size: int = 224
     transformer = False
+    family = "ConvNeXt"
+    about = "ConvNeXts as DINOv3 distils them; no class token"
 
     def check(self, config: BackboneConfig) -> None:
         """Accept every image size."""

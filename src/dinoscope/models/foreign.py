@@ -33,10 +33,16 @@ class TimmNetwork:
     """A network that `timm.create_model` builds. name: timm's."""
 
     name: str
+    family = "timm"
+    about = "any network of timm's that gives a feature map or tokens, as timm:NAME, for methods that need no attention"
 
     @property
     def title(self) -> str:
         return self.name
+
+    @property
+    def size(self) -> int:
+        return timm_config(self.name).image_size
 
     @property
     def patch(self) -> int:

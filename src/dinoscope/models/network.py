@@ -101,6 +101,8 @@ class Network(Protocol):
 
     title: as the field writes it; "" for the name itself. patch: side in pixels that one patch token stands for.
     transformer: whether it has position embeddings and is trained with the settings of transformers.
+    family: what lists call the family. about: the family in one line of text.
+    size: side in pixels of the images that it is made for.
     """
 
     @property
@@ -109,6 +111,12 @@ class Network(Protocol):
     def patch(self) -> int: ...
     @property
     def transformer(self) -> bool: ...
+    @property
+    def family(self) -> str: ...
+    @property
+    def about(self) -> str: ...
+    @property
+    def size(self) -> int: ...
     def check(self, config: BackboneConfig) -> None:
         """Raise UserError if the network cannot be built for these sizes."""
         ...

@@ -32,10 +32,16 @@ class ResNetShape:
     stem_stride: int = 0
     title: str = ""
     transformer = False
+    family = "ResNet"
+    about = "ResNets with ImageNet's stem, or with one of 3x3 pixels for small images; no class token"
 
     @property
     def patch(self) -> int:
         return 8 * (self.stem_stride or 4)
+
+    @property
+    def size(self) -> int:
+        return 32 if self.stem_stride else 224
 
     def check(self, config: BackboneConfig) -> None:
         """Accept every image size."""

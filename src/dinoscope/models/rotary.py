@@ -36,7 +36,8 @@ class RotaryShape:
     hidden: width within the MLP. gated: whether the MLP is a SwiGLU.
     bias: whether queries and values have a bias; keys have none.
     layer_scale: first value of the factors of each residual branch.
-    title: as the field writes it; "" for the name itself.
+    title: as the field writes it; "" for the name itself. size: side in pixels of the images that it is made for,
+        by timm and by the official preprocessing.
     timm_arguments: what `timm.create_model` needs besides for the same feature; its default is the mean of the patches.
     """
 
@@ -50,7 +51,10 @@ class RotaryShape:
     registers: int = 4
     layer_scale: float = 1e-5
     title: str = ""
+    size: int = 256
     transformer = True
+    family = "DINOv3 ViT"
+    about = "Vision Transformers of DINOv3: rotary positions and registers"
     timm_arguments = {"global_pool": "token"}  # noqa: RUF012 (the same for all)
 
     def check(self, config: BackboneConfig) -> None:

@@ -35,7 +35,7 @@ class SwinShape:
     first_patch: side in pixels of the cells of the first stage; each further stage halves rows and columns.
     width: of the first stage; doubled at each of the others. depths, heads: of each stage.
     window: side in cells of the windows that attention is limited to.
-    title: as the field writes it; "" for the name itself.
+    title: as the field writes it; "" for the name itself. size: side in pixels of the images that it is made for.
     timm_arguments: what `timm.create_model` needs besides for the same feature.
     """
 
@@ -45,7 +45,10 @@ class SwinShape:
     heads: tuple[int, ...]
     window: int = 7
     title: str = ""
+    size: int = 224
     transformer = True
+    family = "Swin"
+    about = "Swin Transformers, which EsViT trains: attention within windows; no class token"
     timm_arguments = {"global_pool": "avg"}  # noqa: RUF012 (the same for all)
 
     @property
@@ -227,7 +230,7 @@ def _for_window(table: Float[Tensor, "offsets heads"], shape: torch.Size) -> Flo
 
 NETWORKS: dict[str, SwinShape] = {
     # As small as vit_micro_conv8, with as wide cells of 8 px at the end, for images of 32 to 64 px on a CPU.
-    "swin_micro": SwinShape(4, 48, (2, 2), (2, 4), window=4, title="Swin-micro"),
+    "swin_micro": SwinShape(4, 48, (2, 2), (2, 4), window=4, title="Swin-micro", size=64),
     "swin_tiny_patch4_window7_224": SwinShape(4, 96, (2, 2, 6, 2), (3, 6, 12, 24), title="Swin-T"),
     "swin_small_patch4_window7_224": SwinShape(4, 96, (2, 2, 18, 2), (3, 6, 12, 24), title="Swin-S"),
     "swin_base_patch4_window7_224": SwinShape(4, 128, (2, 2, 18, 2), (4, 8, 16, 32), title="Swin-B"),

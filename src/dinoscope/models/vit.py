@@ -8,7 +8,7 @@ from __future__ import annotations
 import functools
 import math
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import cast
 
 import torch
@@ -52,6 +52,7 @@ class ViTShape:
         decide how position embeddings are resized, see `resized_position_embedding`.
     token_std: standard deviation that class token and registers are drawn with.
     title: as the field writes it; "" for the name itself.
+    size: side in pixels of the images that it is made for.
     """
 
     patch: int
@@ -64,7 +65,10 @@ class ViTShape:
     registers: int = 0
     token_std: float = 0.02
     title: str = ""
+    size: int = field(default=224, compare=False)
     transformer = True
+    family = "ViT"
+    about = "Vision Transformers of DINO, DeiT, MoCo v3 and DINOv2: attention of a class token, which maps show"
 
     def check(self, config: BackboneConfig) -> None:
         check_patches(config, self.patch)
@@ -487,16 +491,16 @@ def _cubic(distance: Tensor, a: float) -> Tensor:
 
 
 NETWORKS: dict[str, ViTShape] = {
-    "vit_micro_conv8": ViTShape(8, 96, 3, 3, stem="conv", mlp_ratio=2.0, title="ViT-micro/8"),
-    "vit_micro_patch4_64": ViTShape(4, 96, 3, 3, mlp_ratio=2.0, title="ViT-micro/4 (linear)"),
-    "vit_micro_patch8_64": ViTShape(8, 96, 3, 3, mlp_ratio=2.0, title="ViT-micro/8 (linear)"),
-    "vit_micro_patch16_64": ViTShape(16, 96, 3, 3, mlp_ratio=2.0, title="ViT-micro/16 (linear)"),
-    "vit_tiny_patch4_32": ViTShape(4, 192, 12, 3, title="ViT-Ti/4"),
-    "vit_tiny_patch8_64": ViTShape(8, 192, 12, 3, title="ViT-Ti/8"),
+    "vit_micro_conv8": ViTShape(8, 96, 3, 3, stem="conv", mlp_ratio=2.0, title="ViT-micro/8", size=64),
+    "vit_micro_patch4_64": ViTShape(4, 96, 3, 3, mlp_ratio=2.0, title="ViT-micro/4 (linear)", size=64),
+    "vit_micro_patch8_64": ViTShape(8, 96, 3, 3, mlp_ratio=2.0, title="ViT-micro/8 (linear)", size=64),
+    "vit_micro_patch16_64": ViTShape(16, 96, 3, 3, mlp_ratio=2.0, title="ViT-micro/16 (linear)", size=64),
+    "vit_tiny_patch4_32": ViTShape(4, 192, 12, 3, title="ViT-Ti/4", size=32),
+    "vit_tiny_patch8_64": ViTShape(8, 192, 12, 3, title="ViT-Ti/8", size=64),
     "vit_tiny_patch8_224": ViTShape(8, 192, 12, 3, title="ViT-Ti/8"),
     "vit_tiny_patch16_224": ViTShape(16, 192, 12, 3, title="ViT-Ti/16"),
-    "vit_small_patch4_32": ViTShape(4, 384, 12, 6, title="ViT-S/4"),
-    "vit_small_patch8_64": ViTShape(8, 384, 12, 6, title="ViT-S/8"),
+    "vit_small_patch4_32": ViTShape(4, 384, 12, 6, title="ViT-S/4", size=32),
+    "vit_small_patch8_64": ViTShape(8, 384, 12, 6, title="ViT-S/8", size=64),
     "vit_small_patch8_224": ViTShape(8, 384, 12, 6, title="ViT-S/8"),
     "vit_small_patch16_224": ViTShape(16, 384, 12, 6, title="ViT-S/16"),
     "vit_base_patch8_224": ViTShape(8, 768, 12, 12, title="ViT-B/8"),

@@ -93,7 +93,8 @@ class RunConfig:
         list also its address (https, http or s3). Its `train` split is taken, if there is one. Several are joined.
     out: the run folder to write.
     method: settings of the method; their class decides which one it is.
-    backbone: a name in `dinoscope.models.backbone.BACKBONES`; it is built for images of `views.global_size`.
+    backbone: a network by name; `dinoscope backbones` lists them (`BACKBONES` of `dinoscope.models.backbone`), and
+        timm:NAME takes one of timm's. It is built for images of `views.global_size`.
     image_size: side in pixels of the images on which the model is evaluated, during training and afterwards; None is
         `views.global_size`. The model stores it; training does not depend on it.
     init: a model to begin from, as `dinoscope.model_names.load_model` takes it, of the same network: its weights are

@@ -19,9 +19,6 @@ from dinoscope.models.network import BackboneConfig
 from dinoscope.models.pretrained.family import Family, Layout, unchanged
 from dinoscope.models.rotary import RotaryShape, rotary_periods
 
-VIT_SIZE, CONVNEXT_SIZE = 256, 224
-"""Image sizes that timm gives for the released weights; the ViT's is also that of the official preprocessing."""
-
 VIT_HEADS = frozenset({"head", "mask_token", "local_cls_norm", "rope_embed", "rope_embeddings"})
 """What training alone used, and what follows from the image size."""
 
@@ -136,7 +133,7 @@ def vit_config(tensors: Mapping[str, Tensor], layout: Layout, source: str, heads
         if isinstance(shape, RotaryShape):
             sizes = shape.patch, shape.width, shape.depth, shape.hidden, shape.gated, shape.bias, shape.registers
             if sizes == found:
-                return BackboneConfig(name, VIT_SIZE)
+                return BackboneConfig(name, shape.size)
     raise UserError(
         f"{source} is a ViT of DINOv3's kind that is not known here: patch {patch}, width {width}, {found[2]} blocks, "
         f"{'SwiGLU' if gated else 'MLP'} of {hidden}, {found[-1]} registers, {'a' if bias else 'no'} bias of queries"
@@ -149,7 +146,7 @@ def convnext_config(tensors: Mapping[str, Tensor], layout: Layout, source: str, 
     width = tensors["stem.0.weight"].shape[0]
     for name, shape in BACKBONES.items():
         if isinstance(shape, ConvNeXtShape) and (shape.depths, shape.width) == (depths, width):
-            return BackboneConfig(name, CONVNEXT_SIZE)
+            return BackboneConfig(name, shape.size)
     raise UserError(f"{source} is a ConvNeXt that is not known here: {depths} blocks, width {width}")
 
 

@@ -23,7 +23,6 @@ from dinoscope.models.backbone import BACKBONES, BackboneConfig
 from dinoscope.models.pretrained import dinov3, xcit
 from dinoscope.models.pretrained.family import Family, Layout, unchanged
 from dinoscope.models.resnet import ResNetShape
-from dinoscope.models.rotary import RotaryShape
 from dinoscope.models.vit import ViTShape, sine_cosine_positions
 
 DEPTH = 6
@@ -247,10 +246,8 @@ def infer_config(
 def named_config(name: str, tensors: Mapping[str, Tensor], source: str) -> BackboneConfig:
     """Return the config of the network of that name, for the image size of the tensors; `name` is in `BACKBONES`."""
     shape = BACKBONES[name]
-    if isinstance(shape, RotaryShape):
-        return BackboneConfig(name, dinov3.VIT_SIZE)
     if not isinstance(shape, ViTShape):
-        return BackboneConfig(name, 32 if isinstance(shape, ResNetShape) and shape.stem_stride else 224)
+        return BackboneConfig(name, shape.size)
     if "pos_embed" not in tensors:
         raise UserError(f"{source} is no {name}: it has no 'pos_embed'")
     return _sized(name, shape, tensors["pos_embed"], source)
