@@ -446,12 +446,12 @@ def attention(
 
     Raises UserError if the image cannot be read, or the model has no such map.
     """
+    kind = lookup("kind of map", map, MAPS)
     backbone = load(model).backbone
     config = backbone.config
     raw = as_raw(image)
     given = raw if config.slices == 1 else as_raw(image, config.slices)
     inputs = network_input(backbone, given.pixels(config.channels, config.window), size)
-    kind = lookup("kind of map", map, MAPS)
     with torch.set_grad_enabled(map == "gradcam"):
         maps = kind(backbone, inputs, block)[0]
     return Attention(raw.rgb(config.window), maps.detach().float().cpu().numpy(), map_title(map, backbone))

@@ -9,6 +9,9 @@ from typing import TypeVar
 
 T = TypeVar("T")
 
+FEW = 8
+"""Names that an error lists all, next to the nearest ones."""
+
 
 class UserError(Exception):
     """A mistake that the person can fix. The command line prints it as one clear line and exits with 2."""
@@ -17,13 +20,15 @@ class UserError(Exception):
 def lookup(kind: str, name: str, registry: Mapping[str, T]) -> T:
     """The entry of a registry.
 
-    Raises UserError for an unknown name, offering the nearest ones.
+    Raises UserError for an unknown name, offering the nearest ones, and all of them if there are few, or none is near.
     """
     if name in registry:
         return registry[name]
     near = difflib.get_close_matches(name, registry, n=3, cutoff=0.4)
-    offer = f"did you mean {' or '.join(near)}?" if near else f"there are: {', '.join(registry)}"
-    raise UserError(f"there is no {kind} {name!r}; {offer}")
+    offers = [f"did you mean {' or '.join(near)}?"] if near else []
+    if not near or len(registry) <= FEW:
+        offers.append(f"there are: {', '.join(registry)}")
+    raise UserError(f"there is no {kind} {name!r}; {' '.join(offers)}")
 
 
 @contextlib.contextmanager

@@ -131,7 +131,10 @@ def test_every_block_in_a_row(picture_folder: Folder, tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (("--model", VIT, "--map", "rolout"), "no kind of map 'rolout'; did you mean rollout?"),
+        (
+            ("--model", "nowhere", "--map", "rolout"),  # before anything is loaded
+            "no kind of map 'rolout'; did you mean rollout? there are: attention, rollout, energy, gradcam, centre",
+        ),
         (("--model", RESNET, "--map", "rollout"), "rollout needs attention blocks"),
         (("--model", RESNET, "--block", "all"), "--block all needs attention blocks"),
         (("--model", VIT, RESNET, "--block", "1"), "resnet_micro has no attention blocks"),

@@ -180,7 +180,11 @@ def test_images_without_object_or_with_an_unfit_mask_are_counted(scenes: Path, t
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (("--map", "gradcan"), "there is no kind of map 'gradcan'; did you mean gradcam"),
+        (
+            ("--map", "gradcan", "--model", "nowhere", "--data", "nowhere"),  # before anything is loaded or looked at
+            "there is no kind of map 'gradcan'; did you mean gradcam? "
+            "there are: attention, rollout, energy, gradcam, centre",
+        ),
         (("--mass", "0"), "mass that a mask holds"),
         (("--tolerance", "-1"), "tolerance of the pointing game"),
         (("--steps", "0"), "must be at least 1"),

@@ -86,6 +86,22 @@ def test_without_data_only_what_is_kept_is_shown_and_nothing_is_measured(runs):
     assert "Where the runs differ" not in read.text
 
 
+def test_a_folder_of_runs_stands_for_them_in_their_order(runs, capsys):
+    Path("empty/inner").mkdir(parents=True)
+    Path("study/runs").mkdir(parents=True)
+    for name in ("supervised", "simclr"):
+        shutil.move(name, f"study/runs/{name}")
+    for folder in ("study", "study/runs"):
+        assert main(["report", folder, "--out", "report.html", "--overwrite", "--no-pictures", *FAST]) == 0
+        assert "the models of this report: study/runs/simclr, study/runs/supervised\n" in capsys.readouterr().err
+        assert "2 runs of SimCLR and Supervised" in Page(Path("report.html").read_text()).text
+    assert main(["report", "empty", "--out", "new.html"]) == 2
+    assert capsys.readouterr().err == (
+        "dinoscope report: empty is no run or model, and no folder in it is a run: name a run folder (train --out)\n"
+    )
+    assert not Path("new.html").exists()
+
+
 def test_an_existing_file_and_other_mistakes_are_refused_before_anything_is_done(runs, capsys):
     Path("report.html").write_text("mine")
     assert main(["report", "simclr", "--out", "report.html", "--no-pictures"]) == 2

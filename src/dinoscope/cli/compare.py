@@ -9,7 +9,7 @@ from typing import Annotated, Any, Literal
 import tyro
 
 from dinoscope.cli.command import WHAT_MAY_BE_NAMED, Command, DeviceOptions, LabelledOptions
-from dinoscope.cli.console import emit, stdout
+from dinoscope.cli.console import emit, say, stdout
 from dinoscope.errors import UserError, lookup
 from dinoscope.evaluation import EVALUATIONS
 from dinoscope.evaluation.base import Data
@@ -115,7 +115,7 @@ def compare(
 def report(
     runs: Annotated[
         tuple[str, ...],
-        tyro.conf.arg(metavar="RUN...", help=f"Run folders, and next to them other models. {WHAT_MAY_BE_NAMED}"),
+        tyro.conf.arg(metavar="RUN...", help=f"Run folders, or a folder of runs, and models. {WHAT_MAY_BE_NAMED}"),
     ],
     /,
     out: Path,
@@ -135,8 +135,11 @@ def report(
         title: Title of the report; by default the names of the runs.
         overwrite: Replace the file in --out.
     """
+    models = build.with_runs_inside(runs)
+    if models != list(runs):
+        say(f"the models of this report: {', '.join(map(str, models))}")
     written = build.write_report(
-        runs,
+        models,
         out,
         measuring.data,
         measuring.wanted(),

@@ -147,7 +147,7 @@ class ExplainConfig:
 
     k, temperature: of the vote of a labelled gallery, if there is one.
 
-    Raises UserError if a value is out of range.
+    Raises UserError if there is no such kind of map, or a value is out of range.
     """
 
     masks: Path | None = None
@@ -201,6 +201,7 @@ class ExplainConfig:
         return PerturbationConfig(self.steps, self.random_orders, self.fill, self.blur, self.seed)
 
     def __post_init__(self) -> None:
+        lookup("kind of map", self.map, MAPS)
         if not 0 < self.mass <= 1:
             raise UserError(f"the mass that a mask holds is a share above 0 and at most 1, not {self.mass:g}")
         if not self.tolerance >= 0:
@@ -352,14 +353,13 @@ def run(models: Sequence[Model], data: Data, config: ExplainConfig, context: Con
     deletion and insertion, with the head or the share of the patches as a parameter. Items are the images; a figure
     that an image does not have is not a number.
 
-    Raises UserError if there is no such kind of map, the gallery has no labels, a model has no such block or gives no
+    Raises UserError if the gallery has no labels, a model has no such block or gives no
     numbers, or no image can be read.
     """
     if not isinstance(data, Path):
         raise UserError("no images to measure on: give --data FOLDER")
     gallery = None if config.gallery is None else find_images(resolve_split(config.gallery, "train"), labelled=True)
     images = find_image_files(data, config.masks, config.limit)
-    lookup("kind of map", config.map, MAPS)
     # the images that are measured are not cropped: the gallery's are no more than to their middle square
     context = replace(context, image_size=config.size, crop_fraction=1.0)
     _refuse_misfits(models, config, context)

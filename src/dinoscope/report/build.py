@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime
 from pathlib import Path
 
 from dinoscope import __version__
+from dinoscope.checkpoint import find_weights
 from dinoscope.errors import UserError
 from dinoscope.evaluation import EVALUATIONS
 from dinoscope.evaluation.base import DEFAULT_CONTEXT, Context, inherited
 from dinoscope.evaluation.compare import Wanted, gather
-from dinoscope.files import claim_file, replacing
+from dinoscope.files import RUN_SETTINGS, claim_file, replacing
 from dinoscope.model_names import RANDOM, Model, load_models, run_settings
 from dinoscope.report.comparison import require_different
 from dinoscope.report.page import Document, Section, render
@@ -48,7 +50,7 @@ def write_report(
     """Read, measure what is missing, draw, and write the file whole or not at all.
 
     Args:
-        models: run folders, and other models as `load_models` takes them.
+        models: run folders, or a folder of several, and other models as `load_models` takes them.
         out: the file.
         data: labelled images on which what is missing is measured and kept; None shows kept results alone.
         wanted, skip, context: as of `evaluation.compare.gather`.
@@ -62,6 +64,7 @@ def write_report(
     """
     if not models:
         raise UserError("give at least one run folder or model")
+    models = with_runs_inside(models)
     require_different(models)
     claim_file(out, overwrite=overwrite)
     with context.watch("reading runs") as progress:
@@ -99,6 +102,35 @@ def write_report(
     except OSError as error:
         raise UserError(f"{out} could not be written: {error}") from error
     return Written(out, len(text), tuple(section.title for section in sections))
+
+
+def with_runs_inside(names: Sequence[str | Model]) -> list[str | Model]:
+    """Return the names with each folder that is neither run nor model replaced by the runs in it, sorted.
+
+    The runs lie in it, or, as those of a study, in its folders.
+    Raises UserError if there is none.
+    """
+    models = list[str | Model]()
+    for name in names:
+        folder = Path(name) if isinstance(name, str) and not name.startswith(RANDOM) else None
+        models += [name] if folder is None or not folder.is_dir() or _holds_model(folder) else _runs_inside(folder)
+    return models
+
+
+def _holds_model(folder: Path) -> bool:
+    if _is_run(str(folder)):
+        return True
+    with contextlib.suppress(UserError):
+        return find_weights(folder).is_file()
+    return False
+
+
+def _runs_inside(folder: Path) -> list[str]:
+    for pattern in (f"*/{RUN_SETTINGS}", f"*/*/{RUN_SETTINGS}"):
+        runs = sorted({str(file.parent) for file in folder.glob(pattern) if _is_run(str(file.parent))})
+        if runs:
+            return runs
+    raise UserError(f"{folder} is no run or model, and no folder in it is a run: name a run folder (train --out)")
 
 
 def _is_run(name: str) -> bool:
