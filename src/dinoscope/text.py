@@ -70,7 +70,7 @@ def duration(seconds: float | None, *, coarse: bool = False) -> str:
         return f"{seconds:.0f} s"
     minutes, rest = (round(seconds / 60), 0) if coarse else divmod(round(seconds), 60)
     if minutes < 60:
-        return f"{minutes} min" + (f" {rest} s" if minutes < 10 and not coarse else "")
+        return f"{minutes} min" + (f" {rest} s" if rest and minutes < 10 else "")
     hours, minutes = divmod(minutes, 60)
     if hours < 48:
         return f"{hours} h {minutes:02d} min"

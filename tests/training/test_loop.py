@@ -21,11 +21,12 @@ import cv2
 import pytest
 import torch
 from PIL import Image
+from rich.progress import Progress
 from safetensors import SafetensorError
 from torch import Tensor
 
 from dinoscope import api, checkpoint, distributed
-from dinoscope.cli.console import Console
+from dinoscope.cli.console import Console, TimeLeft
 from dinoscope.cli.progress import PLAIN_SECONDS, ConsoleProgress
 from dinoscope.cli.train import next_steps
 from dinoscope.data import scan, sources
@@ -37,6 +38,7 @@ from dinoscope.errors import UserError
 from dinoscope.evaluation.online import OnlineKNN
 from dinoscope.files import MEGAPIXELS_VARIABLE
 from dinoscope.methods import dino
+from dinoscope.text import duration
 from dinoscope.training import run_folder, start
 from dinoscope.training import trainer as trainer_module
 from dinoscope.training.config import OptimizerConfig, RunConfig, SavingConfig
@@ -906,6 +908,27 @@ def test_a_log_file_is_not_empty_while_images_are_checked(monkeypatch) -> None:
     slow.scanned(0, 0)
     slow.listing.join()
     assert slow.console.file.getvalue() == "listing the images\n"
+
+
+def test_the_time_left_is_in_hours_and_minutes() -> None:
+    """In the lines of a log, and in the bar of a terminal."""
+    progress = ConsoleProgress(Console(file=io.StringIO(), force_terminal=False, width=200))
+    names = ("images_per_second", "waiting_for_data", "loss", "learning_rate")
+    progress.begun = time.monotonic() - 7.5
+    progress.printed -= PLAIN_SECONDS + 1
+    progress.stepped(StepRecord(Step(0, 1001, 91), dict.fromkeys(names, 0.5)))
+    assert "epoch 1/11  step 1/1001  2 h 05 min left  0 im/s" in progress.console.file.getvalue()
+    progress.tried(0, 200)
+    assert progress.console.file.getvalue().endswith("timing steps, for about 3 min 20 s\n")
+    now = iter(range(0, 2000, 20))
+    bar = Progress(console=progress.console, get_time=lambda: float(next(now)))
+    bar.add_task("training", total=100)
+    (task,) = bar.tasks
+    assert TimeLeft().render(task).plain == ""
+    for done in (10, 20):
+        bar.update(task.id, completed=done)
+    assert task.time_remaining
+    assert TimeLeft().render(task).plain == f"{duration(task.time_remaining)} left"
 
 
 # Failures on the way

@@ -11,12 +11,12 @@ from typing import TYPE_CHECKING, Any
 from rich import box
 from rich import console as rich_console
 from rich.markup import escape
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, ProgressColumn, Task, TextColumn
 from rich.segment import Segment
 from rich.table import Table as RichTable
 from rich.text import Text
 
-from dinoscope.text import printable
+from dinoscope.text import duration, printable
 
 if TYPE_CHECKING:
     from dinoscope.tables import Table
@@ -40,6 +40,16 @@ class Console(rich_console.Console):
         self.print(text, markup=markup, style=style, highlight=False, soft_wrap=True)
 
 
+class TimeLeft(ProgressColumn):
+    """The time until a task is done, as `duration` writes it; nothing while it is not known."""
+
+    max_refresh = 0.5
+
+    def render(self, task: Task) -> Text:
+        seconds = None if task.finished else task.time_remaining
+        return Text("" if seconds is None else f"{duration(seconds)} left", style="progress.remaining")
+
+
 @contextlib.contextmanager
 def progress_bar(
     description: str, console: Console | None = None, after: float = 0
@@ -50,7 +60,7 @@ def progress_bar(
     printed instead.
     """
     console = console or Console(stderr=True)
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeLeft())
     progress = Progress(*columns, console=console, transient=True, disable=not console.is_terminal)
     task = progress.add_task(escape(description), total=None, visible=False)
     begun = time.monotonic()

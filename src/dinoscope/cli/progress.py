@@ -10,10 +10,10 @@ from collections.abc import Mapping, Sequence
 
 from rich.live import Live
 from rich.markup import escape
-from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
+from rich.progress import BarColumn, Progress, TaskID, TextColumn
 from rich.table import Table
 
-from dinoscope.cli.console import Console
+from dinoscope.cli.console import Console, TimeLeft
 from dinoscope.study.run import RunStatus
 from dinoscope.study.state import MetricsTail
 from dinoscope.text import duration
@@ -34,7 +34,7 @@ class ConsoleProgress(Listener):
             TextColumn("{task.description}"),
             BarColumn(bar_width=24),
             TextColumn("{task.completed}/{task.total}"),
-            TimeRemainingColumn(),
+            TimeLeft(),
             TextColumn("{task.fields[scalars]}", style="cyan", markup=False),
             console=self.console,
             disable=not self.live,
@@ -67,7 +67,7 @@ class ConsoleProgress(Listener):
 
     def tried(self, seconds: float, limit: float) -> None:
         """Show the trial. Without a terminal: a line at first."""
-        what = f"timing steps, for about {limit:.0f} s"
+        what = f"timing steps, for about {duration(limit)}"
         if self.live:
             if self.task is None:
                 self.progress.start()
@@ -106,7 +106,7 @@ class ConsoleProgress(Listener):
         elif time.monotonic() - self.printed > PLAIN_SECONDS:
             self.printed = time.monotonic()
             left = (self.printed - self.begun) / max(done - self.first, 1) * (step.total - done)
-            self.console.print_line(f"{epoch}  step {done}/{step.total}  {left:.0f} s left  {scalars}")
+            self.console.print_line(f"{epoch}  step {done}/{step.total}  {duration(left)} left  {scalars}")
 
     def logged(self, record: StepRecord) -> None:
         values = record.values

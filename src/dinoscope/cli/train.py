@@ -44,6 +44,7 @@ from dinoscope.tables import Table as TextTable
 from dinoscope.text import duration
 from dinoscope.training.budget import Budget, now
 from dinoscope.training.config import RunConfig, fitted_channels
+from dinoscope.training.enough import too_short
 from dinoscope.training.plan import Plan, plan
 from dinoscope.training.run_folder import RunFolder, read_config, read_sessions
 from dinoscope.training.start import beginning_from
@@ -190,7 +191,8 @@ def show_plan(config: RunConfig, plan: Plan, *, json: bool) -> None:
     columns = Column("memory at the peak of a step"), Column("", "right"), Column("")
     local = f" + {views.num_local} x {views.local_size}" if views.num_local else ""
     cut = f", cut into {config.accumulate} of {plan.micro_batch}" if config.accumulate > 1 else ""
-    lines = [f"{what}: {text}" for what, text in plan.length.items()]
+    hints = too_short(replace(config, epochs=plan.epochs), plan.images)
+    lines = [f"{what}: {text}" for what, text in {**plan.length, **hints}.items()]
     lines += [
         f"{plan.flops_per_image / 1e9:,.1f} GFLOP an image; {plan.steps:,} steps of {plan.seconds_per_step:.3g} s: "
         f"about {duration(seconds, coarse=True)}, without evaluations"

@@ -38,6 +38,7 @@ from dinoscope.training import listeners as records
 from dinoscope.training import start
 from dinoscope.training.budget import Budget, fit, open_ended
 from dinoscope.training.config import RunConfig, check, check_settings
+from dinoscope.training.enough import too_short
 from dinoscope.training.listeners import Listener, StepRecord
 from dinoscope.training.run_folder import RunFolder, read_config
 from dinoscope.training.trainer import Trainer
@@ -217,6 +218,7 @@ class _Loop:
             "device": f"{trainer.device}, {trainer.precision}, {distributed.world_size()} process(es)",
             "batch": f"{config.batch_size} images a step, {trainer.per_epoch} steps an epoch, {trainer.total} in all",
             **length,
+            **too_short(config, len(images)),
         }
         if left_out := len(start.read_unreadable(self.run)):
             are = "file that cannot be read is" if left_out == 1 else "files that cannot be read are"
