@@ -110,6 +110,8 @@ def train(
             audience += listeners
         newest, damaged = checkpoint.newest_whole(run.checkpoints) if resume else (None, {})
         if resume:
+            if source is None:
+                start.require_data(config.data)
             saved = read_config(run.path)
             config = replace(config, window=saved.window, slices=saved.slices, mean=saved.mean, std=saved.std)
         # A checkpoint holds all weights: the model that the run began from need not exist any more.

@@ -50,6 +50,15 @@ def prepared_device(config: RunConfig) -> torch.device:
     return device
 
 
+def require_data(data: Path) -> None:
+    """Raise UserError if the images of a run to resume, a file or folder of this machine, are not there any more."""
+    is_plain = type(data) is type(Path()) and not any(sign in str(data) for sign in "*?[{")
+    if is_plain and not data.exists():
+        raise UserError(
+            f"{data}, the images of the run, is not there any more: --resume --data NEW names where it is now"
+        )
+
+
 def found_images(
     config: RunConfig, source: ImageSource | None = None, progress: Callable[[int, int], None] | None = None
 ) -> ImageSource:
