@@ -1,6 +1,6 @@
 """Time and memory of leave-one-out retrieval in a large gallery of random features.
 
-    python benchmarks/retrieval.py [--images N] [--dim N]
+python benchmarks/retrieval.py [--images N] [--dim N]
 """
 
 from __future__ import annotations
