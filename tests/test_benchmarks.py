@@ -11,6 +11,8 @@ from types import ModuleType, SimpleNamespace
 
 import pytest
 
+from tests.pictures import write_pictures
+
 FOLDER = Path(__file__).parents[1] / "benchmarks"
 SHARED = "taking_turns"
 
@@ -18,6 +20,7 @@ SMALLEST = {
     "channels": ("--repeats", "1"),
     "collapse": ("--settings", "1", "--steps", "20"),
     "containers": ("index", "--images", "2000"),
+    "copies": ("--data", "DATA", "--out", "OUT", "--images", "2"),
     "curation": ("--images", "300", "--epochs", "2", "--seeds", "1"),
     "davis": ("--patch", "16", "--repeats", "1"),
     "davis_scores": ("--frames", "3", "--size", "48", "--repeats", "1"),
@@ -48,7 +51,7 @@ def test_every_benchmark_is_run_here() -> None:
 
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="peak memory is read from /proc")
 @pytest.mark.parametrize("name", [pytest.param(name, marks=[pytest.mark.slow] * (name in LONG)) for name in SMALLEST])
-def test_a_benchmark_runs(name, monkeypatch, capsys) -> None:
+def test_a_benchmark_runs(name, monkeypatch, capsys, tmp_path) -> None:
     monkeypatch.syspath_prepend(FOLDER)
     if name == "dicom":
         pytest.importorskip("pydicom")
@@ -61,7 +64,10 @@ def test_a_benchmark_runs(name, monkeypatch, capsys) -> None:
     if name == "train_step":
         monkeypatch.setattr(benchmark.mp, "get_context", lambda kind: THREADS)
         monkeypatch.setattr(benchmark, "OUTPUTS", 64)
-    monkeypatch.setattr(sys, "argv", [name, *SMALLEST[name]])
+    if name == "copies":
+        write_pictures(tmp_path / "images", 2)
+    places = {"DATA": str(tmp_path / "images"), "OUT": str(tmp_path / "out")}
+    monkeypatch.setattr(sys, "argv", [name, *(places.get(option, option) for option in SMALLEST[name])])
     if name == "gpu":  # it sets how blocks are compiled
         monkeypatch.setattr(benchmark.trainer_module, "COMPILING", benchmark.trainer_module.COMPILING)
     assert not benchmark.main()
