@@ -73,7 +73,7 @@ def _group(images: ImageSource, number: int, group: tuple[Member, ...]) -> Group
     counts = Counter(own.kind for own in group)
     kinds = [f"{counts[kind]:,} {kind}" for kind in KINDS if counts[kind] and kind != "kept"]
     caption = f"and {rest:,} more" if rest else ""
-    return Group(f"{number}: {listed(kinds)}", (Gallery(figures, caption, min_width=_WIDTH, columns=6),))
+    return Group(f"Group {number}: {listed(kinds)}", (Gallery(figures, caption, min_width=_WIDTH, columns=6),))
 
 
 def picture_of(images: ImageSource, own: Member) -> Figure:
