@@ -201,11 +201,13 @@ def test_bad_uploads_are_told_in_words(visit: Visit, tmp_path: Path) -> None:
     told = {large: "2100 × 2000 px", junk: "not an image that can be read", empty: "empty"}
     for file, words in told.items():
         upload(visit, "upload", file)
-        sync_api.expect(visit.page.get_by_test_id("toast-body").last).to_contain_text(words, timeout=PATIENCE)
-        # The words come before the field is emptied, which would take the next image with it
+        sync_api.expect(visit.page.locator("#upload-complaint")).to_contain_text(words, timeout=PATIENCE)
+        # The words may come before the field is emptied, which would take the next image with it
         sync_api.expect(visit.page.locator("#upload img")).to_have_count(0, timeout=PATIENCE)
+        assert visit.page.locator("#upload-complaint [role=alert]").is_visible()  # until the next try
     upload(visit, "upload", photograph(tmp_path))  # and it goes on
     visit.caption("second", r"Mask: \d+%")
+    sync_api.expect(visit.page.locator("#upload-complaint")).to_be_hidden(timeout=PATIENCE)
     assert "Traceback" not in visit.page.content()
 
 
@@ -239,8 +241,8 @@ def test_spanish(visit: Visit, tmp_path: Path) -> None:
     junk = tmp_path / "junk.png"
     junk.write_bytes(b"nada")
     upload(visit, "upload", junk)
-    toast = visit.page.get_by_test_id("toast-body").last
-    sync_api.expect(toast).to_contain_text("no es una imagen legible", timeout=PATIENCE)
+    complaint = visit.page.locator("#upload-complaint")
+    sync_api.expect(complaint).to_contain_text("no es una imagen legible", timeout=PATIENCE)
 
 
 @pytest.mark.parametrize("visit", [{"viewport": {"width": 420, "height": 900}}], indirect=True)
@@ -248,3 +250,199 @@ def test_a_narrow_screen_does_not_scroll_sideways(visit: Visit) -> None:
     for tab in visit.page.get_by_role("tab").all():
         tab.click()
         assert visit.page.evaluate("document.documentElement.scrollWidth") <= 420
+
+
+AXE = """async (script) => {
+    if (!window.axe) (0, eval)(script);
+    const { violations } = await axe.run();
+    return violations.filter(each => ["serious", "critical"].includes(each.impact))
+        .flatMap(each => each.nodes.map(node => `${each.id}: ${node.html.slice(0, 200)}`));
+}"""
+"""Faults of the page that shut people out, by axe-core."""
+
+GRADIO = {
+    # its sign for a place that has no picture yet: a name on an element without a role
+    r'aria-prohibited-attr: <div aria-label="[^"]*" class="empty [^>]*>': 1
+}
+"""Findings in Gradio's own markup: patterns, and how many places of one tab may have them."""
+
+
+READY = {
+    "image": "second-overlay img",
+    "similarity": "likeness-second-colors-here img",
+    "neighbours": "neighbours-second-found img",
+    "video": "video-frame img",
+    "compare": "compare-none",
+}
+"""What shows that a tab is complete."""
+
+
+def opened_tabs(visit: Visit) -> Iterator[None]:
+    """Go through all tabs, complete and with nothing folded in."""
+    for tab in visit.page.get_by_role("tab").all():
+        tab.click()
+        visit.page.locator(f"#{READY[tab.get_attribute('data-tab-id')]}").first.wait_for(timeout=PATIENCE)
+        folded = visit.page.locator("button.label-wrap:not(.open):visible")
+        while folded.count():
+            folded.first.click()
+        yield
+
+
+@pytest.mark.parametrize(
+    "visit", [{"color_scheme": "dark", "locale": "es-ES"}, {"color_scheme": "light"}], indirect=True
+)
+def test_no_serious_fault_by_axe(visit: Visit) -> None:
+    axe = pytest.importorskip("axe_playwright_python", reason="needs axe-playwright-python")
+    script = (Path(axe.__file__).parent / "axe.min.js").read_text(encoding="utf-8")
+    for _ in opened_tabs(visit):
+        faults: list[str] = visit.page.evaluate(AXE, script)
+        for pattern, limit in GRADIO.items():
+            listed = [fault for fault in faults if re.match(pattern, fault)]
+            assert len(listed) <= limit, listed
+            faults = [fault for fault in faults if fault not in listed]
+        assert faults == []
+
+
+TARGETS = """() => {
+    const all = document.querySelectorAll("button, input, textarea, a[href], [tabindex='0']");
+    window.targets = [...all].filter(each => !each.disabled && each.tabIndex >= 0 && each.type !== "file"
+        && each.checkVisibility({ visibilityProperty: true })
+        && !(each.type === "radio" && each !== (document.querySelector(`input[name="${each.name}"]:checked`) || each)));
+    return window.targets.map(each => each.outerHTML.slice(0, 160));
+}"""
+"""What a person may use: of the choices of one question, the chosen one."""
+
+FOCUSED = """() => {
+    const at = document.activeElement;
+    const ringed = [at, at.closest("label")].filter(each => each && getComputedStyle(each).outlineStyle !== "none");
+    return [at === document.body, window.targets.indexOf(at), at.outerHTML.slice(0, 160),
+        ringed.some(each => parseFloat(getComputedStyle(each).outlineWidth) >= 2)];
+}"""
+
+
+def test_tab_reaches_every_control_which_has_a_name_and_a_ring(visit: Visit) -> None:
+    tree = visit.page.context.new_cdp_session(visit.page)
+    for _ in opened_tabs(visit):
+        targets = visit.page.evaluate(TARGETS)
+        reached = set[int]()
+        for _ in range(len(targets) + 10):
+            visit.page.keyboard.press("Tab")
+            is_outside, place, html, is_ringed = visit.page.evaluate(FOCUSED)
+            if is_outside:  # past the last, from where it begins with the first again
+                continue
+            focused = tree.send("Runtime.evaluate", {"expression": "document.activeElement"})["result"]["objectId"]
+            tree_query = {"objectId": focused, "fetchRelatives": False}
+            node = tree.send("Accessibility.getPartialAXTree", tree_query)["nodes"][0]
+            assert node["name"]["value"].strip(), html
+            assert is_ringed, html
+            reached.add(place)
+        assert [html for place, html in enumerate(targets) if place not in reached] == []
+
+
+def go_to(page: Any, target: Any, key: str = "Tab") -> None:
+    """Press a key until something has the focus."""
+    for _ in range(100):
+        if target.evaluate("each => each === document.activeElement"):
+            return
+        page.keyboard.press(key)
+    pytest.fail(f"{key} does not reach {target}")
+
+
+def test_the_image_tab_by_keyboard_alone(visit: Visit, tmp_path: Path) -> None:
+    page, overlay = visit.page, visit.picture("second-overlay")
+    go_to(page, page.get_by_role("radio", name="Attention", exact=True))
+    page.keyboard.press("ArrowRight")
+    overlay = visit.changed("second-overlay", overlay)
+    visit.caption("second", "Rollout")
+    page.keyboard.press("ArrowLeft")
+    visit.changed("second-overlay", overlay)
+    visit.caption("second", "mean of 3 heads")
+    for name in ("block", "mass", "opacity"):
+        shown = "second-mask" if name == "mass" else "second-overlay"
+        before = visit.picture(shown)
+        go_to(page, page.locator(f"#{name} input[type=range]"))
+        page.keyboard.press("ArrowLeft")
+        visit.changed(shown, before)
+    go_to(page, page.get_by_role("button", name="Resolution and smoothing"))
+    page.keyboard.press("Enter")
+    before = visit.picture("second-overlay")
+    go_to(page, page.get_by_role("checkbox", name="Smooth"))
+    page.keyboard.press("Space")
+    visit.changed("second-overlay", before)
+    before = visit.picture("first-overlay")
+    go_to(page, page.locator("#first-heads .thumbnail-item").nth(1))
+    page.keyboard.press("Enter")
+    visit.changed("first-overlay", before)
+    visit.caption("first", "head 2 of 3")
+    alt = page.locator("#second-overlay img").get_attribute("alt")
+    assert re.fullmatch(r"Attention: .+, .+\.(png|jpg)", alt)
+    go_to(page, page.locator("#second-overlay").get_by_role("button", name="Fullscreen"))
+    page.keyboard.press("Enter")
+    fills_the_screen(page, "#second-overlay img")
+    page.keyboard.press("Enter")
+    go_to(page, page.get_by_label("Beside it"))
+    page.keyboard.press("ArrowDown")
+    for _ in range(4):
+        if "nothing" in page.locator("[role=option].active").last.inner_text():
+            break
+        page.keyboard.press("ArrowUp")
+    page.keyboard.press("Enter")
+    sync_api.expect(page.locator("#second-overlay")).to_be_hidden(timeout=PATIENCE)
+    go_to(page, page.get_by_role("button", name="Save all pictures"))
+    page.keyboard.press("Enter")
+    page.locator("#files a").first.wait_for(timeout=PATIENCE)
+    before = visit.picture("first-overlay")
+    go_to(page, page.locator("#samples .thumbnail-item").nth(2))
+    page.keyboard.press("Enter")
+    visit.changed("first-overlay", before)
+    go_to(page, page.locator("#upload").get_by_role("button", name="Remove Image"))
+    page.keyboard.press("Enter")
+    sync_api.expect(page.locator("#upload img")).to_have_count(0, timeout=PATIENCE)
+    go_to(page, page.locator("#upload button").filter(has_text="Drop an image here"))
+    with page.expect_file_chooser() as chooser:
+        page.keyboard.press("Enter")
+    chooser.value.set_files(str(photograph(tmp_path)))
+    visit.caption("first", r"Mask: \d+%.*37 × 28 patches")
+
+
+def fills_the_screen(page: Any, target: str) -> None:
+    """Assert that a picture reaches two opposite edges of the window, up to a border."""
+    page.wait_for_function(
+        """(target) => {
+            const { width, height } = document.querySelector(target).getBoundingClientRect();
+            return width <= innerWidth && height <= innerHeight && (width > innerWidth - 6 || height > innerHeight - 6);
+        }""",
+        arg=target,
+        timeout=10_000,
+    )
+
+
+@pytest.mark.parametrize(
+    ("tab", "name"),
+    [("Image", "second-mask"), ("Similarity", "likeness-second-there"), ("Video", "video-frame")],
+)
+def test_full_screen_is_as_large_as_the_screen(visit: Visit, tab: str, name: str) -> None:
+    visit.page.get_by_role("tab", name=tab).click()
+    visit.picture(name)
+    visit.page.locator(f"#{name}").get_by_title("Fullscreen").click()
+    fills_the_screen(visit.page, f"#{name} img")
+
+
+RATIO = """([one, other]) => {
+    const light = (css) => css.match(/[\\d.]+/g).slice(0, 3).map(each => each / 255)
+        .map(each => each <= 0.04045 ? each / 12.92 : ((each + 0.055) / 1.055) ** 2.4)
+        .reduce((sum, each, at) => sum + each * [0.2126, 0.7152, 0.0722][at], 0);
+    const [high, low] = [light(one), light(other)].sort((a, b) => b - a);
+    return (high + 0.05) / (low + 0.05);
+}"""
+"""The contrast of two colours (WCAG 2.2, "contrast ratio")."""
+
+
+@pytest.mark.parametrize("visit", [{"color_scheme": "dark"}, {"color_scheme": "light"}], indirect=True)
+def test_the_chosen_pill_stands_out(visit: Visit) -> None:
+    labels = visit.page.locator(".kinds label:visible")
+    style = "each => { const { backgroundColor, color } = getComputedStyle(each); return [backgroundColor, color]; }"
+    chosen, other = labels.nth(0).evaluate(style), labels.nth(1).evaluate(style)
+    assert visit.page.evaluate(RATIO, [chosen[0], other[0]]) >= 3
+    for pill in (chosen, other):
+        assert visit.page.evaluate(RATIO, pill) >= 4.5

@@ -48,7 +48,8 @@ def test_a_model_without_attention_says_so_beside_one_that_has_it(tab: ImageTab,
     results = tab.draw(data, ENGLISH)
     vit, resnet = results[:COLUMN], results[COLUMN:]
     assert "of the image" in vit[1]
-    assert Path(vit[2]).is_file()
+    assert Path(vit[2]["value"]).is_file()
+    assert vit[2]["alt_text"] == "Rollout (all layers): vit, picture.png"
     assert "no attention to roll out" in resnet[1]
     assert vit[1].startswith("**vit**\n\n")
     assert resnet[2:4] == [None, None]

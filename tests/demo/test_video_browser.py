@@ -9,11 +9,14 @@ import socket
 import subprocess
 import sys
 import time
+import zipfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
+from PIL import Image
 
 from dinoscope.model_names import shipped_model
 from tests.demo.clips import write_clip
@@ -90,6 +93,15 @@ def page(folder: Path, held: Path) -> Iterator[Any]:
     assert list(folder.iterdir()) == []  # all that anybody sent or made is gone with the page
 
 
+def go_to(page: Any, target: Any) -> None:
+    """Press Tab until something has the focus."""
+    for _ in range(60):
+        if target.evaluate("each => each === document.activeElement"):
+            return
+        page.keyboard.press("Tab")
+    pytest.fail(f"Tab does not reach {target}")
+
+
 def send(page: Any, file: Path) -> None:
     with page.expect_file_chooser() as chooser:
         page.click("#video-upload")
@@ -160,3 +172,37 @@ def test_cancel_stops_the_work_and_leaves_nothing(page: Any, folder: Path, held:
     page.click("#video-cancel")
     says(page, "progress", "Cancelled")
     held.unlink()
+
+
+def test_the_video_tab_by_keyboard_alone(page: Any, tmp_path: Path) -> None:
+    image = page.locator("#video-frame img")
+    page.evaluate("document.activeElement.blur()")
+    go_to(page, page.locator("#video-upload"))
+    with page.expect_file_chooser() as chooser:
+        page.keyboard.press("Enter")
+    chooser.value.set_files(str(write_clip(tmp_path / "mine.mp4", 3, (96, 128))))
+    says(page, "status", "mine.mp4: 3 frames")
+    go_to(page, page.get_by_role("button", name="Mark without a mouse"))
+    page.keyboard.press("Enter")
+    go_to(page, page.locator("#video-object").get_by_role("radio", checked=True))
+    page.keyboard.press("ArrowRight")  # object 2
+    for name, place in (("across", "60"), ("down", "40")):
+        go_to(page, page.locator(f"#video-{name} input[type=number]"))
+        page.keyboard.press("Control+a")
+        page.keyboard.type(place)
+    for name in ("mark", "undo", "mark"):
+        before = image.get_attribute("src")
+        go_to(page, page.locator(f"#video-{name}"))
+        page.keyboard.press("Enter")
+        playwright.expect(image).not_to_have_attribute("src", before, timeout=TIMEOUT)
+    go_to(page, page.locator("#video-follow"))
+    page.keyboard.press("Enter")
+    says(page, "progress", "3 frames in")
+    go_to(page, page.locator("#video-save-masks"))
+    with page.expect_download() as download:
+        page.keyboard.press("Enter")
+    with zipfile.ZipFile(download.value.path()) as masks, masks.open("00000.png") as file:
+        ids = np.asarray(Image.open(file))
+    assert ids.shape == (96, 128)
+    assert set(np.unique(ids)) == {0, 2}
+    assert ids[round(0.4 * 96), round(0.6 * 128)] == 2

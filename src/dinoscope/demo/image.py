@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import uuid
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -29,7 +30,7 @@ MEAN = "mean"
 OWN = "own"
 SIZES = (224, 320, 480, 640)
 _NAME = 40  # characters of an image's name in those of saved files, for which most systems allow 255 bytes
-_BLANK = [gr.skip(), "", None, None, []] * 2  # what is shown if there is no image, or it cannot be used
+_BLANK: list[Any] = [gr.skip(), "", None, None, []] * 2  # what is shown if there is no image, or it cannot be used
 
 
 @dataclass(frozen=True)
@@ -147,8 +148,11 @@ class ImageTab:
         self.controls = [self.kind, self.head, self.block, self.mass, self.opacity, self.size, self.smooth]
         with gr.Accordion(word("image_truth"), open=False):
             settings = {"show_label": False, "sources": ["upload"], "height": 130}
-            self.truth = site.upload("truth", "image_truth", placeholder=word("image_truth_drop"), **settings)
+            drop = word("image_truth_drop")
+            self.truth = site.upload("truth", "image_truth", is_checked=False, placeholder=drop, **settings)
+            self.truth_complaint = site.complaint("truth")
         self.save_button = gr.Button(word("image_save"), size="sm", elem_id="save")
+        self.save_complaint = site.complaint("save")
         self.files = gr.File(label=word("image_files"), file_count="multiple", visible=False, elem_id="files")
 
     def _build_column(self, name: str) -> list[Any]:
@@ -173,8 +177,9 @@ class ImageTab:
         picked = [self.picked, self.upload]
         self.upload.change(self.take, [self.upload], [*picked, self.truth], **LIGHT)
         self.samples.select(self.pick, None, [*picked, self.truth], **LIGHT)
-        self.truth.upload(self.take_truth, [self.picked, self.truth], [self.picked, self.truth], **LIGHT)
-        self.truth.clear(lambda picked: picked and replace(picked, mask=None), [self.picked], [self.picked], **LIGHT)
+        truth = [self.picked, self.truth, self.truth_complaint]
+        self.truth.upload(self.take_truth, [self.picked, self.truth], truth, **LIGHT)
+        self.truth.clear(self.clear_truth, [self.picked], [self.picked, self.truth_complaint], **LIGHT)
         if site.samples:
             demo.load(self.begin, None, picked, **LIGHT)
         self.picked.change(**draw, show_progress="minimal")
@@ -188,7 +193,8 @@ class ImageTab:
         for *_, heads in self.columns:
             chosen = heads.select(self.enlarge, None, [self.head], **LIGHT)
             chosen.then(**draw, show_progress="hidden")
-        self.save_button.click(self.save, inputs, [self.files], concurrency_id="models", api_visibility="private")
+        saved = [self.files, self.save_complaint]
+        self.save_button.click(self.save, inputs, saved, concurrency_id="models", api_visibility="private")
 
     def _heads_and_depth(self, models: list[str]) -> tuple[list[tuple[Any, str]], int]:
         # The mean, then the heads of the model that has most, counted from 1 on the page; blocks of the deepest.
@@ -214,16 +220,20 @@ class ImageTab:
         picked, field = self.site.take(path, request)
         return picked, field, None if picked is None or isinstance(picked, Sample) else gr.skip()
 
-    @refusals_shown((gr.skip(), None))
-    def take_truth(self, picked: Sample | None, path: str | None, request: gr.Request) -> tuple[Any, Any]:
-        """Take a ground truth that was uploaded for the image."""
-        if picked is None:
-            raise Refused("image_first")
-        if path is None:
-            return replace(picked, mask=None), gr.skip()
-        picked = Sample(picked.path, Path(path))
-        self._read(picked)
-        return picked, gr.skip()
+    def take_truth(self, picked: Sample | None, path: str | None, request: gr.Request) -> tuple[Any, Any, Any]:
+        """Take a ground truth that was uploaded for the image, or show below its field why it is refused."""
+        try:
+            if picked is None:
+                raise Refused("image_first")
+            taken = replace(picked, mask=None) if path is None else Sample(picked.path, Path(path))
+            self._read(taken)
+        except Refused as error:
+            return gr.skip(), None, self.site.complain(request, error)
+        return taken, gr.skip(), gr.HTML(visible=False)
+
+    def clear_truth(self, picked: Sample | None) -> tuple[Sample | None, Any]:
+        """Forget the ground truth, and why another was refused."""
+        return picked and replace(picked, mask=None), gr.HTML(visible=False)
 
     def fit(self, first: str, second: str, kind: str, head: str, block: int, depth: int) -> tuple[Any, Any, int]:
         """Update head and layer for other models or another kind of map: what does not apply cannot be moved.
@@ -252,7 +262,9 @@ class ImageTab:
         return for_models(
             data[self.first],
             data[self.second],
-            lambda model: self._column(Input(model, picture, controls.size), controls, truth, request),
+            lambda model: self._column(
+                Input(model, picture, controls.size), controls, truth, data[self.picked].path.name, request
+            ),
         )
 
     def _controls(self, data: Mapping[Any, Any]) -> Controls:
@@ -262,7 +274,9 @@ class ImageTab:
         block, smooth = int(data[self.block]) - 1, data[self.smooth]
         return Controls(data[self.kind], head, block, mass, opacity, self.read_size(data), smooth)
 
-    def _column(self, given: Input, controls: Controls, truth: GroundTruth | None, request: gr.Request) -> list[Any]:
+    def _column(
+        self, given: Input, controls: Controls, truth: GroundTruth | None, file: str, request: gr.Request
+    ) -> list[Any]:
         # One model's pictures; or in its caption why there are none: the other model may have some.
         say, show = self.site.words.say, self.site.show
         try:
@@ -271,6 +285,8 @@ class ImageTab:
             reason = say(request, error.key, **error.values)
             caption = reason if "model" in error.values else f"**{literal(given.model)}**\n\n{reason}"
             return [caption, None, None, gr.Gallery([], visible=False)]
+        kind = self.site.engine.shown_kind(given.model, controls.kind)
+        shown = functools.partial(self.site.shown, request, given.model, file)
         large, small = shrunk(given.picture.pixels, SHOWN), shrunk(given.picture.pixels, THUMBNAIL, THUMBNAIL)
         heads: list[tuple[str, str]] = []
         for number in range(1, len(drawn.maps)):
@@ -283,8 +299,8 @@ class ImageTab:
             heads.append((show(draw_map(small, drawn.maps[number], controls)), caption))
         return [
             self._caption(given, controls.kind, drawn, request),
-            show(draw_map(large, drawn.maps[drawn.place], controls)),
-            show(mask_overlay(large, drawn.masks[drawn.place].numpy())),
+            shown(f"image_kind_{kind}", draw_map(large, drawn.maps[drawn.place], controls)),
+            shown("image_mask", mask_overlay(large, drawn.masks[drawn.place].numpy())),
             gr.Gallery(heads, visible=bool(heads)),
         ]
 
@@ -306,9 +322,14 @@ class ImageTab:
         parts.append(say(request, "image_caption_size", columns=columns, rows=rows, size=engine.size(given)))
         return f"**{literal(model)}**\n\n{share}\n\n<span class='small'>{' · '.join(parts)}</span>"
 
-    @refusals_shown(gr.skip())
-    def save(self, data: dict[Any, Any], request: gr.Request) -> Any:
-        """Write PNG files of everything that is shown, at the image's own size."""
+    def save(self, data: dict[Any, Any], request: gr.Request) -> tuple[Any, Any]:
+        """Offer PNG files of everything that is shown, at the image's own size, or show why there are none."""
+        try:
+            return self._saved(data), gr.HTML(visible=False)
+        except Refused as error:
+            return gr.skip(), self.site.complain(request, error)
+
+    def _saved(self, data: dict[Any, Any]) -> gr.File:
         picked: Sample | None = data[self.picked]
         if picked is None:
             raise Refused("image_first")

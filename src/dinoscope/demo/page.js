@@ -7,6 +7,13 @@ if (dinoscope.language) {
   Object.defineProperty(navigator, "languages", {get: () => [dinoscope.language]});
 }
 
+// Gradio gives each choice of a question a name of its own: browsers would not go from one to the next by the arrows, and
+// would read out "1 of 1".
+new MutationObserver(() => document.querySelectorAll("fieldset").forEach((question) => {
+  const choices = [...question.querySelectorAll("input[type=radio]")];
+  choices.filter((each) => each.name !== choices[0].name).forEach((each) => { each.name = choices[0].name; });
+})).observe(document.documentElement, {subtree: true, childList: true});
+
 // Some of Gradio's words stand in its scripts in English alone (tips on buttons, the place in the queue, what is read
 // out to those who do not see the page). They are exchanged whenever Gradio writes them.
 (() => {

@@ -158,7 +158,16 @@ class SimilarityTab:
             drawn = compare(site.engine, inputs, point, joint=joint, stretch=stretch)
             key = "similarity_caption" if drawn.best is not None else "similarity_caption_one"
             caption = site.words.say(request, key, model=model, low=drawn.low, best=drawn.best, share=drawn.share)
-            return [caption, *map(site.show, drawn.similar), *missing, *map(site.show, drawn.colors), *missing]
+            names = [sample.path.name for sample in samples]
+
+            def row(part: str, drawn_pictures: Sequence[Pixels]) -> list[Any]:
+                keys = [f"similarity_{part}{place}" for place in ("here", "there")]
+                return [
+                    site.shown(request, model, name, key, pixels)
+                    for key, name, pixels in zip(keys, names, drawn_pictures, strict=False)
+                ]
+
+            return [caption, *row("", drawn.similar), *missing, *row("colors_", drawn.colors), *missing]
 
         clicked = _marked(pictures[0], shrunk(pictures[0].pixels, _SHOWN), point, pictures[0].size)
         return [site.show(clicked), *for_models(data[self.image.first], data[self.image.second], show)]

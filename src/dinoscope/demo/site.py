@@ -201,16 +201,50 @@ class Site:
         """Build a button, whose id is KEY with hyphens."""
         return kind(self.words.label(key), elem_id=key.replace("_", "-"), **settings)
 
-    def upload(self, name: str, key: str, **settings: Any) -> gr.Image:
-        """Build a field for an image that a person sends."""
+    def upload(self, name: str, key: str, *, is_checked: bool = True, **settings: Any) -> gr.Image:
+        """Build a field for an image that a person sends, and below it a line for why one is refused.
+
+        is_checked: the line is written here; else the tab writes it, into `complaint(name)` of its own.
+        """
         usual = {"sources": ["upload", "webcam", "clipboard"], "placeholder": self.words.label("page_drop")}
         sent_as = {"type": "filepath", "image_mode": None, "format": "jpeg", "buttons": []}
-        return Upload(label=self.words.label(key), elem_id=name, **sent_as, **(usual | settings))
+        label: Any = self.words.label(key)
+        field = Upload(label=label, alt_text=label, elem_id=name, **sent_as, **(usual | settings))
+        if is_checked:
+            complaint = self.complaint(name)
+            field.change(self.check, [field], [complaint], **LIGHT)
+            field.clear(lambda: gr.HTML(visible=False), None, [complaint], **LIGHT)
+        return field
+
+    def complaint(self, name: str) -> gr.HTML:
+        """Build the line next to a control, hidden at first, for why it was refused; it stays until the next try."""
+        return gr.HTML(visible=False, elem_id=f"{name}-complaint", elem_classes="complaint", padding=False)
+
+    def complain(self, request: gr.Request, error: Refused) -> gr.HTML:
+        """Return the update of a `complaint` that shows the reason, and has it read out."""
+        return gr.HTML(f'<p role="alert">{self.words.say(request, error.key, **error.values)}</p>', visible=True)
+
+    def check(self, path: str | None, request: gr.Request) -> Any:
+        """Show below the field why its image is refused. The field is emptied then, which leaves the reason."""
+        if path is None:
+            return gr.skip()
+        try:
+            self.engine.picture(Path(path))
+        except Refused as error:
+            return self.complain(request, error)
+        return gr.HTML(visible=False)
 
     def picture(self, name: str, key: str, classes: str, **settings: Any) -> gr.Image:
         """Build a picture that is only shown."""
         settings |= {"elem_id": name, "elem_classes": f"picture {classes}"}
-        return gr.Image(label=self.words.label(key), format="jpeg", interactive=False, **settings)
+        label: Any = self.words.label(key)
+        return gr.Image(label=label, alt_text=label, format="jpeg", interactive=False, **settings)
+
+    def shown(self, request: gr.Request, model: str, file: str, key: str, pixels: UInt8[ndarray, "h w 3"]) -> Any:
+        """Return the update of a `picture` that shows pixels. What they are, of which model and file, is read out."""
+        what = self.words.plain(request, key)
+        text = self.words.plain(request, "page_alt", what=what, model=model, file=file)
+        return gr.update(value=self.show(pixels), alt_text=text)
 
     def gallery(self, name: str, key: str, value: Sequence[str] | None = None, **settings: Any) -> gr.Gallery:
         """Build small pictures next to each other."""
@@ -233,8 +267,8 @@ class Site:
         return gr.Markdown(latex_delimiters=[], elem_classes="caption", elem_id=f"{name}-caption")
 
     def warn(self, request: gr.Request, error: Refused) -> None:
-        """Show in the page why something is not done."""
-        gr.Warning(self.words.say(request, error.key, **error.values), duration=8)
+        """Show in the page why something is not done, until it is closed."""
+        gr.Warning(self.words.say(request, error.key, **error.values), duration=None)
 
     def take(self, path: str | None, request: gr.Request) -> tuple[Any, Any]:
         """Handle an image that was uploaded, photographed, pasted or removed: return it, and what its field shows."""
@@ -244,8 +278,7 @@ class Site:
             return gr.skip(), gr.skip()
         try:
             self.engine.picture(Path(path))
-        except Refused as error:
-            self.warn(request, error)
+        except Refused:  # `check` shows the reason
             return None, None
         return Sample(Path(path)), gr.skip()
 

@@ -46,6 +46,7 @@ _MAX_REACH = 0.3
 _SECONDS_BETWEEN_PICTURES = 0.5  # between two frames that are shown while a clip is followed
 _PICTURES = 8  # the latest that are stored: a browser may still be fetching one of them
 _RADIUS = 7  # px of a click's mark
+_LAST = 0.999  # of the width or height: a click lies inside the frame
 
 Data = dict[Any, Any]
 """Component -> its value, as Gradio hands it to handlers."""
@@ -124,7 +125,9 @@ class VideoTab:
         self.status = gr.Markdown(word("video_start"), latex_delimiters=[], elem_id="video-status")
         self.taking = site.choice("video_taking", {"spread": "spread", "start": "start"}, visible=False)
         settings: Any = {"interactive": False, "height": _HEIGHT, "buttons": ["fullscreen"]}
-        self.frame = gr.Image(label=word("video_first"), elem_id="video-frame", elem_classes="clickable", **settings)
+        first: Any = word("video_first")
+        settings |= {"elem_id": "video-frame", "elem_classes": "clickable"}
+        self.frame = gr.Image(label=first, alt_text=first, **settings)
         colors = [f"#{red:02x}{green:02x}{blue:02x}" for red, green, blue in object_colors()]
         brush = gr.Brush(colors=[*colors], default_color=colors[0], color_mode="fixed")
         settings = {"show_label": False, "visible": False, "height": _HEIGHT, "sources": (), "transforms": ()}
@@ -149,6 +152,10 @@ class VideoTab:
                 self.undo_button = site.button("video_undo", size="sm")
                 self.clear_button = site.button("video_clear", size="sm")
         self.reach_slider = site.slider("video_reach", -_MAX_REACH, _MAX_REACH, 0, step=0.02)
+        with gr.Accordion(word("video_typed"), open=False, elem_id="video-typed") as self.typed, gr.Row():
+            self.across = site.slider("video_across", 0, 100, 50, step=0.5, min_width=120, elem_id="video-across")
+            self.down = site.slider("video_down", 0, 100, 50, step=0.5, min_width=120, elem_id="video-down")
+            self.mark_button = site.button("video_mark", size="sm", min_width=90)
 
     def _build_following(self) -> None:
         site, word = self.site, self.site.words.label
@@ -157,7 +164,8 @@ class VideoTab:
             self.cancel_button = site.button("video_cancel", variant="stop", interactive=False)
         self.progress = gr.Markdown(latex_delimiters=[], elem_id="video-progress")
         settings: Any = {"interactive": False, "height": _HEIGHT, "buttons": []}
-        self.moving = gr.Image(label=word("video_result"), elem_id="video-moving", **settings)
+        result: Any = word("video_result")
+        self.moving = gr.Image(label=result, alt_text=result, elem_id="video-moving", **settings)
         settings |= {"visible": False, "autoplay": True, "loop": True}
         self.overlay = gr.Video(label=word("video_overlay"), elem_id="video-overlay", **settings)
         with gr.Row():
@@ -205,9 +213,11 @@ class VideoTab:
 
         shown = [self.session, self.frame, self.status]
         self.frame.select(self.click, {*inputs, self.number, self.sign}, shown, **quiet)
+        typed = {*inputs, self.number, self.sign, self.across, self.down}
+        self.mark_button.click(self.mark, typed, shown, **quiet)
         self.undo_button.click(self.undo, inputs, shown, **quiet)
         self.reach_slider.release(self.reach, {*inputs, self.reach_slider}, shown, **quiet)
-        self.tools = [self.number, self.sign, self.reach_slider, self.undo_button]
+        self.tools = [self.number, self.sign, self.reach_slider, self.undo_button, self.typed]
         for change in (self.mode.input, self.model.change, self.detail.change):
             change(self.change_mode, {*inputs, self.mode, self.editor}, [*shown, self.editor, *self.tools], **quiet)
         self.clear_button.click(self.clear, {*inputs, self.mode}, [*shown, self.editor], **quiet)
@@ -269,9 +279,19 @@ class VideoTab:
     def click(self, data: Data, event: gr.SelectData, request: gr.Request) -> Updates:
         """Mark an object by a click on the first frame."""
         session: VideoSession | None = data[self.session]
+        if session is None:
+            return self._look(data, request)
+        (column, row), (height, width) = event.index, session.shown
+        return self._click(data, row / height, column / width, request)
+
+    def mark(self, data: Data, request: gr.Request) -> Updates:
+        """Mark an object at the place that was typed, in per cent of the frame's width and height."""
+        return self._click(data, data[self.down] / 100, data[self.across] / 100, request)
+
+    def _click(self, data: Data, row: float, column: float, request: gr.Request) -> Updates:
+        session: VideoSession | None = data[self.session]
         if session is not None:
-            (column, row), (height, width) = event.index, session.shown
-            click = Click(data[self.number], row / height, column / width, data[self.sign])
+            click = Click(data[self.number], min(row, _LAST), min(column, _LAST), data[self.sign])
             session.marks = [*session.marks, click]
         return self._look(data, request)
 
