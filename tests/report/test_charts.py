@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import itertools
+from typing import Any
 
 import numpy as np
 import pytest
@@ -11,7 +12,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.text import Annotation, Text
 from PIL import Image
 
-from dinoscope.report.charts import Curve, Panel, Point, curves, png, scatter, svg
+from dinoscope.report.charts import Curve, Panel, Point, accuracy, curves, png, scatter, svg
 
 
 def points(count: int, spread: float = 6.0) -> tuple[Point, ...]:
@@ -106,3 +107,26 @@ def test_the_same_figure_gives_the_same_files() -> None:
     assert b"MoCo" not in svg(make())
     assert b"SimCLR" in svg(make())  # text stays text
     assert png(make())[:8] == b"\x89PNG\r\n\x1a\n"
+
+
+def test_points_of_one_speed_are_rows_with_the_best_on_top() -> None:
+    near = (
+        Point("BYOL", "RN50", "BYOL", 100, 50, 2.0),
+        Point("DINO", "RN50", "DINO", 110, 70, ends=(66.0, 73.0)),
+        Point("SwAV", "RN50", "SwAV", 105, 60),
+    )
+    axis: Any = accuracy([Panel("k-NN", near, ("Raw pixels", 55.0))], "images/s").axes[0]
+    assert [text.get_text() for text in axis.get_yticklabels()] == ["DINO", "SwAV", "Raw pixels", "BYOL"]
+    assert axis.get_ylim()[0] > axis.get_ylim()[1]  # row 0 is at the top
+    places = {line.get_marker(): [] for line in axis.lines}
+    for line in axis.lines:
+        places[line.get_marker()] += line.get_xydata().tolist()
+    assert places["o"] == [[70.0, 0.0], [60.0, 1.0], [50.0, 3.0]]
+    bars = [segment[:, 0].tolist() for each in axis.collections for segment in each.get_segments()]
+    assert bars == [[66.0, 73.0], [48.0, 52.0]]
+    assert axis.get_xlabel() == "top-1 (%)"
+
+
+def test_points_of_different_speeds_keep_the_axis_of_speed() -> None:
+    far = (Point("BYOL", "RN50", "BYOL", 100, 50), Point("DINO", "RN50", "DINO", 112, 70))
+    assert accuracy([Panel("k-NN", far)], "images/s").axes[0].get_xlabel() == "images/s"

@@ -324,6 +324,73 @@ def scatter(
     return figure
 
 
+ALIKE = 1.1
+"""Largest x over smallest up to which points are drawn as rows: an axis of values so close would be invented."""
+
+
+def are_alike(panels: Sequence[Panel]) -> bool:
+    """Return whether x tells the points apart by no more than a factor of `ALIKE`."""
+    values = [point.x for panel in panels for point in panel.points]
+    return bool(values) and max(values) <= ALIKE * min(values)
+
+
+def accuracy(panels: Sequence[Panel], x_title: str, note: str = "", size: tuple[float, float] = (5.4, 5.2)) -> Figure:
+    """Draw `dots` if all points have about the same x, else `scatter`. size: of a panel of the latter, in inches."""
+    return dots(panels, note, size[0]) if are_alike(panels) else scatter(panels, x_title, note, size)
+
+
+def dots(panels: Sequence[Panel], note: str = "", width: float = 5.4) -> Figure:
+    """Draw accuracy along x, a row for each point, best on top; the level of a panel is a row without an interval.
+
+    A method has a colour, an architecture a marker. width: of a panel, in inches.
+    """
+    points = [point for panel in panels for point in panel.points]
+    markers = dict(zip(dict.fromkeys(point.architecture for point in points), MARKERS * len(points), strict=False))
+    every: list[list[Point]] = []
+    for panel in panels:
+        level = [Point(panel.level[0], "", panel.level[0], 0.0, panel.level[1])] if panel.level else []
+        every.append(sorted([*panel.points, *level], key=lambda point: -point.y))
+    with matplotlib.rc_context(STYLE):
+        longest = max(map(len, every), default=0)
+        figure, axes = _new_figure(len(panels), width, 0.42 * longest + 1.0)
+        for axis, panel, rows in zip(axes, panels, every, strict=True):
+            axis.set(title=panel.title, xlabel="top-1 (%)")
+            names = [
+                "\n".join(
+                    textwrap.wrap(
+                        p.label.replace(" = ", "\u00a0=\u00a0"), _LABEL_LETTERS, max_lines=2, placeholder=" …"
+                    )
+                )
+                for p in rows
+            ]
+            axis.set_yticks(range(len(rows)), names, color=INK)
+            axis.set_ylim(longest - 0.5, -0.7)
+            axis.grid(visible=False, axis="y")
+            for row, point in enumerate(rows):
+                ends = None if point.ends is None else [[point.y - point.ends[0]], [point.ends[1] - point.y]]
+                look: Any = {
+                    "color": color_of(point.method),
+                    "marker": markers.get(point.architecture, "|"),
+                    "zorder": 3,
+                }
+                look |= {"markersize": _DIAMETER, **_DOT}
+                if point.architecture not in markers:  # a stroke has no face: a white edge would hide it
+                    look |= {"markeredgecolor": look["color"], "markeredgewidth": 2}
+                axis.errorbar(point.y, row, xerr=ends if point.deviation is None else point.deviation, **look)
+                above: Any = {"xytext": (0, 6), "textcoords": "offset points", "horizontalalignment": "center"}
+                axis.annotate(f"{point.y:.1f}", (point.y, row), **above, fontsize=7.5, color=INK)
+            axis.margins(x=0.1)
+            low, high = axis.get_xlim()
+            axis.set_xlim(max(low, -4), min(high, 106))
+            axis.xaxis.set_major_locator(MaxNLocator(6))
+        handles = [
+            Line2D([], [], color=QUIET, marker=marker, markersize=6, linestyle="none", label=name)
+            for name, marker in markers.items()
+        ]
+        _finish(figure, handles, note)
+    return figure
+
+
 _GAP = 7  # between a point and its label, in pixels
 
 

@@ -12,7 +12,7 @@ from dinoscope.evaluation.base import DEFAULT_CONTEXT, Context
 from dinoscope.evaluation.compare import Comparison, Wanted
 from dinoscope.files import claim, write_all
 from dinoscope.model_names import Model, load_models
-from dinoscope.report.charts import Curve, Panel, Point, curves, png, scatter, svg
+from dinoscope.report.charts import Curve, Panel, Point, accuracy, are_alike, curves, png, svg
 from dinoscope.report.tables import csv_text, latex, markdown
 from dinoscope.tables import Table
 from dinoscope.training.run_folder import read_metrics
@@ -76,12 +76,13 @@ def _contents(comparison: Comparison, table: Table, published: bool) -> Iterator
     """Name and content of each of `FILES`; None for a figure if there is nothing to draw."""
     points, x_title = panels(comparison)
     online = online_curves(comparison)
-    note = ". ".join(filter(None, (bars_line(comparison), compare.speed_line(comparison))))
+    note = ". ".join(filter(None, (bars_line(comparison), "" if are_alike(points) else compare.speed_line(comparison))))
     drawings = {
-        "comparison": scatter(points, x_title, note) if points else None,
+        "comparison": accuracy(points, x_title, note) if points else None,
         "curves": curves(online, CURVES_TITLE, CURVES_NOTE) if online else None,
     }
-    titles = {"comparison": "Accuracy against speed or size", "curves": "Online k-NN over the epochs"}
+    title = "Accuracy" if are_alike(points) else "Accuracy against speed or size"
+    titles = {"comparison": title, "curves": "Online k-NN over the epochs"}
     pictures = [f"\n![{titles[name]}]({name}.png)\n" for name, drawing in drawings.items() if drawing]
     texts = {
         "comparison.md": "# Comparison\n\n" + markdown(table) + "".join(pictures),

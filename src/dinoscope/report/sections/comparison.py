@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dinoscope.evaluation.compare import best_first, display_table
-from dinoscope.report.charts import scatter, svg
+from dinoscope.report.charts import accuracy, are_alike, svg
 from dinoscope.report.comparison import bars_line, panels
 from dinoscope.report.page import Block, Figure, Notice, Section
 from dinoscope.report.runs import Material
@@ -23,9 +23,10 @@ def section(material: Material) -> Section | None:
     kept = any(row.cell(name) for row in comparison.rows for name in comparison.columns)
     blocks: list[Block] = [display_table(comparison, published=False, intervals=True)] if kept else [Notice(NOTHING)]
     drawn, x_title = panels(comparison)
-    if len({point.x for panel in drawn for point in panel.points}) > 1:
-        drawing = svg(scatter(drawn, x_title, size=(4.3, 3.9))).decode("utf-8")
-        caption = f"Accuracy against {x_title}: further up is better. {bars_line(comparison)}."
-        blocks.append(Figure(drawing, caption, f"Accuracy of each model against {x_title}"))
+    if any(len(panel.points) > 1 for panel in drawn):
+        drawing = svg(accuracy(drawn, x_title, size=(4.3, 3.9))).decode("utf-8")
+        what, reading = ("", "best on top") if are_alike(drawn) else (f" against {x_title}", "further up is better")
+        caption = f"Accuracy{what}: {reading}. {bars_line(comparison)}."
+        blocks.append(Figure(drawing, caption, f"Accuracy of each model{what}"))
     lead = "Accuracy of frozen features, size and speed. Rows that were measured otherwise than most are marked."
     return Section("Comparison", "comparison", lead, (*blocks, *elsewhere(material)))
