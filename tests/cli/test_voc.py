@@ -55,11 +55,13 @@ def test_everything_at_once(data: Path, tmp_path: Path, capsys: pytest.CaptureFi
     assert "45.9" in printed  # as published
     assert "Caron et al. 2021" in printed
     assert "The best mass was not chosen" in printed
-    assert "table.md, voc.json, voc.csv, sweep.png, pictures-01.png" in printed
+    assert "table.md, voc.json, voc.csv, sweep.png, sweep.svg, sweep.pdf, pictures-01.png" in printed
     assert sorted(path.name for path in out.iterdir()) == [
         MARK,
         "pictures-01.png",
+        "sweep.pdf",
         "sweep.png",
+        "sweep.svg",
         "table.md",
         "voc.csv",
         "voc.json",

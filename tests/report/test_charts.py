@@ -12,7 +12,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.text import Annotation, Text
 from PIL import Image
 
-from dinoscope.report.charts import Curve, Panel, Point, accuracy, curves, png, scatter, svg
+from dinoscope.report.charts import Curve, Panel, Point, accuracy, curves, figure_files, file_names, png, scatter, svg
 
 
 def points(count: int, spread: float = 6.0) -> tuple[Point, ...]:
@@ -107,6 +107,13 @@ def test_the_same_figure_gives_the_same_files() -> None:
     assert b"MoCo" not in svg(make())
     assert b"SimCLR" in svg(make())  # text stays text
     assert png(make())[:8] == b"\x89PNG\r\n\x1a\n"
+
+
+def test_a_figure_is_written_as_png_svg_and_pdf_and_none_deletes_all_three() -> None:
+    beginnings = {"speed.png": b"\x89PNG", "speed.svg": b"<?xml", "speed.pdf": b"%PDF"}
+    written = dict(figure_files("speed", scatter([Panel("k-NN", points(2))], "images/s")))
+    assert {name: (content or b"")[: len(beginnings[name])] for name, content in written.items()} == beginnings
+    assert dict(figure_files("speed", None)) == dict.fromkeys(file_names("speed"))
 
 
 def test_points_of_one_speed_are_rows_with_the_best_on_top() -> None:

@@ -83,7 +83,8 @@ def compare(
     taken from the run folders (evaluations/), of other models from the cache; what is missing is measured and kept
     there. With --data, what was measured on other images or otherwise is measured again; without, its row is marked.
     Runs that differ in the seed alone are one row. Rows that differ from most in data, epochs, views or batch size
-    are marked, with the difference. Writes comparison.md, .csv, .tex, .json, .png, .svg and curves.png, .svg.
+    are marked, with the difference. Writes comparison.md, .csv, .tex, .json, and comparison and curves as .png,
+    .svg and .pdf.
 
     Args:
         out: Folder to write to.
@@ -176,7 +177,7 @@ def figure(
 
     sota: throughput against accuracy, after EsViT's Table 1. Accuracies of the published rows are the published ones,
     on ImageNet; speeds of all networks that can be built are measured on this machine, once. Your own models show their
-    newest kept result (`dinoscope knn`, `dinoscope linear`). Writes sota.png, .svg, .csv and .md.
+    newest kept result (`dinoscope knn`, `dinoscope linear`). Writes sota.png, .svg, .pdf, .csv and .md.
 
     Args:
         out: Folder to write to.

@@ -28,7 +28,7 @@ from dinoscope.evaluation.results import plain, to_json
 from dinoscope.files import claim, mark, write_all
 from dinoscope.model_names import load_models
 from dinoscope.pictures import write_png
-from dinoscope.report.charts import line_chart, png
+from dinoscope.report.charts import figure_files, line_chart
 from dinoscope.report.tables import csv_text, markdown
 from dinoscope.tables import Table
 
@@ -151,7 +151,7 @@ def _files(
     for name, text in texts.items():
         yield name, None if text is None else text.encode("utf-8", errors="surrogateescape")
     for chart in charts:
-        yield f"{chart.name}.png", png(line_chart(chart))
+        yield from figure_files(chart.name, line_chart(chart))
 
 
 def _csv_names(evaluation: Evaluation) -> list[str]:

@@ -37,7 +37,7 @@ def verdict(
 
     Args:
         data: Images with labels (train/CLASS/... and val/CLASS/..., or CLASS/...), or without.
-        out: Folder to write verdict.html, verdict.json, verdict.md and labels.png to.
+        out: Folder to write verdict.html, verdict.json, verdict.md, and labels.png, .svg and .pdf to.
         unlabelled: Make no use of labels.
         skip: Names of what is left out: linear, knn, fewshot, rank, lidar, throughput; overlap, the search for leaks.
         overwrite: Replace the verdict in --out.

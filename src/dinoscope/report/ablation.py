@@ -13,8 +13,8 @@ from matplotlib.figure import Figure as Drawing
 
 from dinoscope import files
 from dinoscope.evaluation.statistics import over_seeds
-from dinoscope.report import page
-from dinoscope.report.charts import COLUMN, PAGE, Bar, Effect, bars, effects, line_chart, pdf, png, svg
+from dinoscope.report import charts, page
+from dinoscope.report.charts import COLUMN, PAGE, Bar, Effect, bars, effects, line_chart, svg
 from dinoscope.report.tables import csv_text, escape_markdown, markdown, markdown_paragraph
 from dinoscope.study.effects import CONFIDENCE, KNN, AblationResult, Axis, Group, Study, arrange, largest_effects
 from dinoscope.study.reading import axis_reading, axis_table, csv_table, study_reading
@@ -23,7 +23,6 @@ from dinoscope.tables import Column, Line, LineChart, LinePanel, Section, Table,
 
 FIGURES = "figures"
 """Folder of the figures, within the result's."""
-KINDS: dict[str, Callable[[Drawing], bytes]] = {"svg": svg, "pdf": pdf, "png": png}
 FILES = (FILE, "ablation.md", "ablation.csv", "ablation.html")
 """Always written, next to the figures. The JSON first: all others can be made from it again."""
 CURVES = {
@@ -39,7 +38,7 @@ ENTROPIES = ("teacher_entropy", "teacher_marginal_entropy")
 COMMAND = "command"
 """Key of the fact that is set as text to be copied."""
 
-_OURS = re.compile(rf"(ranking|(bars|curves)-[\w-]+)\.({'|'.join(KINDS)})")
+_OURS = re.compile(rf"(ranking|(bars|curves)-[\w-]+)\.({'|'.join(charts.FILES)})")
 _COLUMN, _PAGE = 480, 1040  # CSS pixels that a figure of a column's and of a page's width is shown at
 _RANKING = "Largest effect of each axis on k-NN top-1"
 
@@ -60,11 +59,11 @@ def write_result(
     figures = every_figure(study, names)
 
     def pictures() -> Iterator[tuple[str, bytes | None]]:
-        wanted = {f"{name}.{kind}" for name in figures for kind in KINDS}
+        wanted = {file for name in figures for file in charts.file_names(name)}
         present = sorted(path.name for path in folder.iterdir()) if folder.is_dir() else []
         yield from ((name, None) for name in present if _OURS.fullmatch(name) and name not in wanted)
         for number, (name, figure) in enumerate(figures.items(), 1):
-            yield from ((f"{name}.{kind}", make(figure)) for kind, make in KINDS.items())
+            yield from charts.figure_files(name, figure)
             watch(number, len(figures))
 
     def encoded(texts: Mapping[str, str]) -> list[tuple[str, bytes]]:

@@ -8,7 +8,7 @@ from __future__ import annotations
 import io
 import math
 import textwrap
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -571,6 +571,21 @@ def svg(figure: Figure) -> bytes:
 def pdf(figure: Figure) -> bytes:
     """Return the figure as a PDF file with its fonts inside; the same figure gives the same file."""
     return _file(figure, "pdf", CreationDate=None)
+
+
+FILES: dict[str, Callable[[Figure], bytes]] = {"png": png, "svg": svg, "pdf": pdf}
+"""Ending -> writer of each kind of file that a command writes of a figure."""
+
+
+def file_names(name: str) -> tuple[str, ...]:
+    """Return the names of the files of a figure."""
+    return tuple(f"{name}.{kind}" for kind in FILES)
+
+
+def figure_files(name: str, figure: Figure | None) -> Iterator[tuple[str, bytes | None]]:
+    """Give name and content of each file of a figure, as `files.write_all` takes them; None if there is no figure."""
+    for kind, write in FILES.items():
+        yield f"{name}.{kind}", None if figure is None else write(figure)
 
 
 def _file(figure: Figure, kind: str, **metadata: None) -> bytes:

@@ -12,7 +12,7 @@ from dinoscope.evaluation.base import DEFAULT_CONTEXT, Context
 from dinoscope.evaluation.compare import Comparison, Wanted
 from dinoscope.files import claim, write_all
 from dinoscope.model_names import Model, load_models
-from dinoscope.report.charts import Curve, Panel, Point, accuracy, are_alike, curves, png, svg
+from dinoscope.report.charts import Curve, Panel, Point, accuracy, are_alike, curves, figure_files, file_names
 from dinoscope.report.tables import csv_text, latex, markdown
 from dinoscope.tables import Table
 from dinoscope.training.run_folder import read_metrics
@@ -24,8 +24,8 @@ CURVES_NOTE = (
 )
 
 
-_FIGURES = tuple(f"{name}.{kind}" for name in ("comparison", "curves") for kind in ("png", "svg"))
-FILES = ("comparison.md", "comparison.csv", "comparison.tex", "comparison.json", *_FIGURES)
+_TEXTS = ("comparison.md", "comparison.csv", "comparison.tex", "comparison.json")
+FILES = (*_TEXTS, *file_names("comparison"), *file_names("curves"))
 """Those of an earlier comparison that have no successor are deleted."""
 
 
@@ -93,8 +93,7 @@ def _contents(comparison: Comparison, table: Table, published: bool) -> Iterator
     for name, text in texts.items():
         yield name, text.encode("utf-8", errors="surrogateescape")
     for name, drawing in drawings.items():
-        yield f"{name}.png", drawing and png(drawing)
-        yield f"{name}.svg", drawing and svg(drawing)
+        yield from figure_files(name, drawing)
 
 
 def panels(comparison: Comparison) -> tuple[list[Panel], str]:

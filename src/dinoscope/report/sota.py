@@ -31,7 +31,7 @@ from dinoscope.files import cache_folder, claim, write_all
 from dinoscope.model_names import Model, load_models
 from dinoscope.models.backbone import TIMM, Backbone, BackboneConfig, build_backbone, network_title
 from dinoscope.models.foreign import TimmBackbone
-from dinoscope.report.charts import Panel, Point, png, scatter, svg
+from dinoscope.report.charts import Panel, Point, figure_files, file_names, scatter
 from dinoscope.report.comparison import require_different
 from dinoscope.report.tables import csv_text, markdown
 from dinoscope.study.reproduce import CLASSES, IMAGE_SIZE, VAL_IMAGES
@@ -49,7 +49,7 @@ WIDE = "wider ResNets are not among the networks"
 BATCH_NORM = "a ViT with batch norm is not among the networks"
 ESTIMATED = "images per second estimated by the paper's authors"
 FINE_TUNED = "fine-tuned after pre-training on JFT: no linear probe"
-FILES = ("sota.md", "sota.csv", "sota.png", "sota.svg")
+FILES = ("sota.md", "sota.csv", *file_names("sota"))
 
 AccuracyName = Literal["knn", "linear"]
 
@@ -434,7 +434,7 @@ def csv_table(picture: Picture) -> tuple[list[str], list[list[str]]]:
     return list(rows[0]), [["" if value is None else str(value) for value in row.values()] for row in rows]
 
 
-def _contents(picture: Picture, table: Table) -> Iterator[tuple[str, bytes]]:
+def _contents(picture: Picture, table: Table) -> Iterator[tuple[str, bytes | None]]:
     panel, x_title, note = drawing_parts(picture)
     legend = [(f"{millions} M parameters", diameter(millions)) for millions in _LEGEND]
     drawn = scatter([panel], x_title, note, (9.6, 6.6), legend)
@@ -444,5 +444,4 @@ def _contents(picture: Picture, table: Table) -> Iterator[tuple[str, bytes]]:
     }
     for name, text in texts.items():
         yield name, text.encode("utf-8", errors="surrogateescape")
-    yield "sota.png", png(drawn)
-    yield "sota.svg", svg(drawn)
+    yield from figure_files("sota", drawn)

@@ -20,7 +20,7 @@ from dinoscope.evaluation.results import OF_THE_MODEL, plain
 from dinoscope.evaluation.verdict import LEVEL, MEASURES, POWER, Decision
 from dinoscope.files import claim, unique_names, write_all
 from dinoscope.model_names import Model, load_models
-from dinoscope.report.charts import line_chart, png, svg
+from dinoscope.report.charts import figure_files, file_names, line_chart, svg
 from dinoscope.report.comparison import require_different
 from dinoscope.report.page import Block, Bullets, Document, Figure, Notice, Paragraph, Section, render
 from dinoscope.report.tables import markdown, markdown_paragraph
@@ -30,7 +30,7 @@ from dinoscope.tables import Section as Rows
 from dinoscope.text import ABSENT, count, figure, printable
 from dinoscope.types import Result
 
-FILES = ("verdict.html", "verdict.json", "verdict.md", "labels.png")
+FILES = ("verdict.html", "verdict.json", "verdict.md", *file_names("labels"))
 
 _OWN_COLUMNS = {MEASURES["knn"]: "knn"}
 """Measure -> the column of the same figure, which is not shown twice."""
@@ -272,7 +272,7 @@ def _contents(verdict: Verdict, tables: Sequence[Table]) -> Iterator[tuple[str, 
     }
     for name, text in texts.items():
         yield name, text.encode("utf-8", errors="surrogateescape" if name != "verdict.html" else "strict")
-    yield "labels.png", None if drawn is None else png(line_chart(drawn))
+    yield from figure_files("labels", None if drawn is None else line_chart(drawn))
 
 
 # Reading
