@@ -6,6 +6,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Literal
 
+from dinoscope.text import ABSENT
+
 
 @dataclass(frozen=True)
 class Column:
@@ -93,6 +95,20 @@ def joined_sections(sections: Sequence[Section]) -> list[Section]:
         else:
             joined.append(section)
     return joined
+
+
+def without_empty_columns(table: Table) -> Table:
+    """Return the table without the columns in which no row has a value; the first column stays."""
+    rows = [row for section in table.sections for row in section.rows]
+    empty = {"", ABSENT}
+    places = [at for at in range(len(table.columns)) if not at or not all(row.cells[at] in empty for row in rows)]
+
+    def narrowed(row: TableRow) -> TableRow:
+        best = tuple(new for new, at in enumerate(places) if at in row.best)
+        return replace(row, cells=tuple(row.cells[at] for at in places), best=best)
+
+    sections = tuple(replace(section, rows=tuple(map(narrowed, section.rows))) for section in table.sections)
+    return replace(table, columns=tuple(table.columns[at] for at in places), sections=sections)
 
 
 @dataclass(frozen=True)

@@ -20,7 +20,7 @@ from dinoscope.files import MARK
 from dinoscope.models.backbone import BackboneConfig, build_backbone
 from dinoscope.scenes import ScenesConfig, write_scenes
 
-FILES = ["curves.pdf", "curves.png", "curves.svg", "explain.csv", "explain.json", "table.md"]
+FILES = ["curves.pdf", "curves.png", "curves.svg", "explain.csv", "explain.json", "explain.tex", "table.md"]
 QUICK = ["--steps", "4", "--random-orders", "1", "--size", "32"]
 
 

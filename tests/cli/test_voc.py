@@ -55,7 +55,7 @@ def test_everything_at_once(data: Path, tmp_path: Path, capsys: pytest.CaptureFi
     assert "45.9" in printed  # as published
     assert "Caron et al. 2021" in printed
     assert "The best mass was not chosen" in printed
-    assert "table.md, voc.json, voc.csv, sweep.png, sweep.svg, sweep.pdf, pictures-01.png" in printed
+    assert "table.md, voc.json, voc.tex, voc.csv, sweep.png, sweep.svg, sweep.pdf, pictures-01.png" in printed
     assert sorted(path.name for path in out.iterdir()) == [
         MARK,
         "pictures-01.png",
@@ -65,6 +65,7 @@ def test_everything_at_once(data: Path, tmp_path: Path, capsys: pytest.CaptureFi
         "table.md",
         "voc.csv",
         "voc.json",
+        "voc.tex",
     ]
     check_values(out)
     check_masks(masks, data)

@@ -50,7 +50,7 @@ def test_every_file_is_there(written: Path) -> None:
         for name in ("ranking", "bars-batch-size", "curves-batch-size")
         for kind in ("svg", "pdf", "png")
     }
-    assert names == {"ablation.md", "ablation.csv", "ablation.json", "ablation.html"} | figures
+    assert names == {"ablation.md", "ablation.csv", "ablation.json", "ablation.tex", "ablation.html"} | figures
 
 
 def test_the_result_is_read_back_as_it_was(written: Path) -> None:

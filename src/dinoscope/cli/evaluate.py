@@ -29,7 +29,7 @@ from dinoscope.files import claim, mark, write_all
 from dinoscope.model_names import load_models
 from dinoscope.pictures import write_png
 from dinoscope.report.charts import figure_files, line_chart
-from dinoscope.report.tables import csv_text, markdown
+from dinoscope.report.tables import csv_text, latex, markdown
 from dinoscope.tables import Table
 
 _PAGE = re.compile(r"pictures-\d{2,}\.png")
@@ -44,7 +44,7 @@ DATA = {
 """What an evaluation needs -> the text of its --data."""
 
 OUTPUT: tuple[tuple[str, Any, Any, str], ...] = (
-    ("out", Path | None, None, "Folder for table.md, NAME.json, NAME.csv (each item), charts and pictures."),
+    ("out", Path | None, None, "Folder for table.md, NAME.tex, NAME.json, NAME.csv (each item), charts and pictures."),
     ("pictures", int, 0, "With --out: so many of the best and of the worst items in pictures-01.png and so on."),
     ("published", bool, False, "Add published figures to the table."),
     ("overwrite", bool, False, "Replace what is in --out."),
@@ -89,7 +89,7 @@ def run(evaluation: Evaluation, options: Any) -> None:
     pages: list[str] = []
     if out is not None:
         pages = [path.name for path in out.glob("pictures-*.png") if _PAGE.fullmatch(path.name)]
-        names = ["table.md", f"{evaluation.name}.json", *_csv_names(evaluation), *pages]
+        names = ["table.md", f"{evaluation.name}.json", f"{evaluation.name}.tex", *_csv_names(evaluation), *pages]
         claim(out, names, overwrite=options.overwrite)
     context = options.extraction.context(out=out, overwrite=options.overwrite)
     models = load_models(options.model, progress_bar) if options.model else []
@@ -143,9 +143,11 @@ def _files(
     pictures = "".join(f"\n![{chart.title}]({chart.name}.png)\n" for chart in charts)
     lines = "".join(f"\n{label}: {evaluation.protocol_line(result.protocol)}\n" for label, result in labelled)
     header, rows = (evaluation.csv or base.items_csv)(labelled)
+    names = (evaluation.name, *(f"{evaluation.name}-{number}" for number in range(2, len(tables) + 1)))
     texts = {
         "table.md": f"# {evaluation.title}\n\n" + "\n".join(map(markdown, tables)) + pictures + lines,
         f"{evaluation.name}.json": json,
+        f"{evaluation.name}.tex": "\n".join(map(latex, tables, names)),
         **dict.fromkeys(_csv_names(evaluation), csv_text(header, rows) if rows else None),
     }
     for name, text in texts.items():

@@ -220,7 +220,8 @@ class AblateOptions:
 
     STUDY is a TOML file (docs/ablation.md), or a name, as of the paper's studies; without it the names are listed.
     Started again with the same options, a study continues where it was stopped or killed; finished runs and what was
-    measured of them are kept. Writes ablation.md, .csv, .json and .html to OUT, and run folders to OUT/runs.
+    measured of them are kept. Writes ablation.md, .tex, .csv, .json and .html to OUT, and run folders to
+    OUT/runs.
     """
 
     study: Annotated[tyro.conf.Positional[str], tyro.conf.arg(metavar="STUDY")] = ""

@@ -7,6 +7,7 @@ import math
 import re
 from bisect import bisect_left
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from matplotlib.figure import Figure as Drawing
@@ -15,7 +16,7 @@ from dinoscope import files
 from dinoscope.evaluation.statistics import over_seeds
 from dinoscope.report import charts, page
 from dinoscope.report.charts import COLUMN, PAGE, Bar, Effect, bars, effects, line_chart, svg
-from dinoscope.report.tables import csv_text, escape_markdown, markdown, markdown_paragraph
+from dinoscope.report.tables import csv_text, escape_markdown, latex, markdown, markdown_paragraph
 from dinoscope.study.effects import CONFIDENCE, KNN, AblationResult, Axis, Group, Study, arrange, largest_effects
 from dinoscope.study.reading import axis_reading, axis_table, csv_table, study_reading
 from dinoscope.study.results import FILE, to_json
@@ -23,7 +24,7 @@ from dinoscope.tables import Column, Line, LineChart, LinePanel, Section, Table,
 
 FIGURES = "figures"
 """Folder of the figures, within the result's."""
-FILES = (FILE, "ablation.md", "ablation.csv", "ablation.html")
+FILES = (FILE, "ablation.md", "ablation.csv", "ablation.tex", "ablation.html")
 """Always written, next to the figures. The JSON first: all others can be made from it again."""
 CURVES = {
     "knn_top1": "online k-NN top-1 (%)",
@@ -76,6 +77,7 @@ def write_result(
     texts = {
         "ablation.md": markdown_text(study, figures, names),
         "ablation.csv": csv_text(header, rows),
+        "ablation.tex": latex_text(study, names),
         "ablation.html": html_text(study, figures, names),
     }
     return written + files.write_all(out, encoded(texts))
@@ -226,6 +228,12 @@ def markdown_text(study: Study, figures: Iterable[str], names: Mapping[str, str]
 
 def _bullets(sentences: Iterable[str]) -> str:
     return "\n".join(f"- {markdown_paragraph(sentence)}" for sentence in sentences)
+
+
+def latex_text(study: Study, names: Mapping[str, str]) -> str:
+    """Return a table for each axis, with its title as the caption, to be referred to as tab:ablation-NAME."""
+    tables = ((axis.name, replace(axis_table(axis), caption=axis.title)) for axis in study.axes)
+    return "\n".join(latex(table, f"ablation-{names[name]}") for name, table in tables)
 
 
 # HTML

@@ -87,7 +87,7 @@ def _contents(comparison: Comparison, table: Table, published: bool) -> Iterator
     texts = {
         "comparison.md": "# Comparison\n\n" + markdown(table) + "".join(pictures),
         "comparison.csv": csv_text(*compare.csv_table(comparison, published)),
-        "comparison.tex": latex(table),
+        "comparison.tex": latex(table, "comparison"),
         "comparison.json": json.dumps(compare.json_values(comparison, published), indent=2) + "\n",
     }
     for name, text in texts.items():

@@ -7,7 +7,7 @@ import io
 import re
 from collections.abc import Callable, Iterable, Sequence
 
-from dinoscope.tables import Table, TableRow, joined_sections
+from dinoscope.tables import Table, TableRow, joined_sections, without_empty_columns
 from dinoscope.text import spreadsheet_cell
 
 _MARKDOWN_SPECIAL = re.compile(r"([\\`*_{}\[\]<>#~|&!$])")
@@ -63,24 +63,44 @@ def markdown(table: Table) -> str:
     return "\n\n".join(parts) + "\n"
 
 
-def latex(table: Table) -> str:
-    """Return a `table` environment with booktabs' rules; needs \\usepackage{booktabs}."""
+_PATH = re.compile(r"(?<![\w.:/])(?:[A-Za-z]:[\\/]|~?/)(?:[^\s/\\,;]+[\\/])*([^\s/\\,;]+)")
+_SPLITS = ("train", "val", "test")
+
+
+def without_places(text: str) -> str:
+    """Return the text with the last part of each absolute path in it, of a split with its folder: cifar10/train."""
+
+    def name(path: re.Match[str]) -> str:
+        parts = re.split(r"[\\/]", path[0])
+        return "/".join(filter(None, parts[-2:])) if parts[-1] in _SPLITS else path[1]
+
+    return _PATH.sub(name, text)
+
+
+def latex(table: Table, label: str = "") -> str:
+    """Return a `table` environment with booktabs' rules; needs \\usepackage{booktabs}.
+
+    It has no columns without values, and of paths only names. label: for \\ref{tab:LABEL}.
+    """
+    table = without_empty_columns(table)
     sides = "".join("r" if column.align == "right" else "l" for column in table.columns)
     lines = [r"% needs \usepackage{booktabs}", r"\begin{table}", r"\centering"]
     if table.caption:
-        lines.append(rf"\caption{{{escape_latex(table.caption)}}}")
+        lines.append(rf"\caption{{{_latex_text(table.caption)}}}")
+    if label:
+        lines.append(rf"\label{{tab:{label}}}")
     lines += [rf"\begin{{tabular}}{{{sides}}}", r"\toprule"]
     lines.append(_latex_line([escape_latex(column.title) for column in table.columns]))
     for section in joined_sections(table.sections):
         lines.append(r"\midrule")
         if section.title:
-            lines.append(rf"\multicolumn{{{len(sides)}}}{{l}}{{\emph{{{escape_latex(section.title)}}}}} \\")
-        rows = (_cells(row, escape_latex, r"\textbf{{{}}}", r"\textsuperscript{{{}}}") for row in section.rows)
+            lines.append(rf"\multicolumn{{{len(sides)}}}{{l}}{{\emph{{{_latex_text(section.title)}}}}} \\")
+        rows = (_cells(row, _latex_text, r"\textbf{{{}}}", r"\textsuperscript{{{}}}") for row in section.rows)
         lines += map(_latex_line, rows)
     lines += [r"\bottomrule", r"\end{tabular}"]
     if table.notes or table.remarks:
-        notes = [rf"\textsuperscript{{{n}}} {escape_latex(note)}\par" for n, note in enumerate(table.notes, 1)]
-        notes += [rf"{escape_latex(remark)}\par" for remark in table.remarks]
+        notes = [rf"\textsuperscript{{{n}}} {_latex_text(note)}\par" for n, note in enumerate(table.notes, 1)]
+        notes += [rf"{_latex_text(remark)}\par" for remark in table.remarks]
         lines += [r"", r"\smallskip", r"\begin{minipage}{\linewidth}\footnotesize", *notes, r"\end{minipage}"]
     return "\n".join([*lines, r"\end{table}"]) + "\n"
 
@@ -98,6 +118,10 @@ def _cells(row: TableRow, escape: Callable[[str], str], bold: str, marks: str) -
     cells = [bold.format(escape(cell)) if at in row.best else escape(cell) for at, cell in enumerate(row.cells)]
     cells[0] += marks.format(", ".join(map(str, row.marks))) if row.marks else ""
     return cells
+
+
+def _latex_text(text: str) -> str:
+    return escape_latex(without_places(text))
 
 
 def _latex_line(cells: Sequence[str]) -> str:

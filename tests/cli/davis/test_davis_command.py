@@ -29,7 +29,7 @@ def test_a_model_and_a_random_one(data: Path, model: Path, tmp_path: Path, capsy
         assert text in shown
     masks = [f"{name}/scene-00/{frame}" for name in ("mine", "random-vit_micro_conv8") for frame in FRAMES]
     settings = [f"{name}/settings/scene-00.json" for name in ("mine", "random-vit_micro_conv8")]
-    assert files(out) == sorted([*masks, *settings, "davis.csv", "davis.json", "scores.csv", "table.md"])
+    assert files(out) == sorted([*masks, *settings, "davis.csv", "davis.json", "davis.tex", "scores.csv", "table.md"])
     truth = data / "Annotations/480p/scene-00/00000.png"
     first = read_indices(out / "mine/scene-00/00000.png")
     assert np.array_equal(first, read_indices(truth))

@@ -28,7 +28,7 @@ def test_overlays(kind: str, data: Path, model: Path, tmp_path: Path) -> None:
     eroded = cv2.erode(background.astype(np.uint8), np.ones((9, 9), np.uint8)) > 0
     shown, truth = first[0].astype(int), image.astype(int)
     assert np.abs(shown - truth)[eroded].mean() < 15 < np.abs(shown - truth)[~background].mean()
-    for path in (video, *(out / name for name in ("davis.csv", "davis.json", "scores.csv", "table.md"))):
+    for path in (video, *(out / name for name in ("davis.csv", "davis.json", "davis.tex", "scores.csv", "table.md"))):
         path.unlink()
     follow(data, model, "--out", out, *gif)
     assert np.array_equal(frames(video), first)
@@ -54,6 +54,7 @@ def test_a_run_that_was_broken_off_goes_on(
     (out / "scores.csv").unlink()
     (out / "davis.json").unlink()
     (out / "table.md").unlink()
+    (out / "davis.tex").unlink()
     asked: list[int] = []
     real = propagation.cell_features
     monkeypatch.setattr(propagation, "cell_features", lambda *a: asked.append(1) or real(*a))
@@ -73,7 +74,7 @@ def test_nothing_is_replaced_unasked(
     follow(data, model, "--out", out, "--no-overlay")
     assert follow(data, model, "--out", out) == 2
     assert "holds table.md already" in capsys.readouterr().err
-    for name in ("davis.csv", "davis.json", "scores.csv", "table.md"):
+    for name in ("davis.csv", "davis.json", "davis.tex", "scores.csv", "table.md"):
         (out / name).unlink()
     before = (out / "mine/scene-00/00002.png").read_bytes()
     assert follow(data, model, "--out", out, "--top-k", 1, "--no-overlay") == 2
@@ -94,7 +95,7 @@ def test_masks_of_other_settings_or_frames_are_never_taken_up(
 
     def broken_off(*options: object) -> int:
         code = follow(data, model, "--out", out, "--no-overlay", *options)
-        for name in ("davis.csv", "davis.json", "scores.csv", "table.md"):
+        for name in ("davis.csv", "davis.json", "davis.tex", "scores.csv", "table.md"):
             (out / name).unlink(missing_ok=True)
         return code
 
@@ -129,7 +130,7 @@ def test_masks_of_a_sequence_begun_are_those_that_are_scored(data: Path, model: 
     file.write_bytes(encode_indices(np.zeros((60, 100), np.uint8)))
     for path in (
         out / "mine/scene-00/00003.png",
-        *(out / name for name in ("davis.csv", "davis.json", "scores.csv", "table.md")),
+        *(out / name for name in ("davis.csv", "davis.json", "davis.tex", "scores.csv", "table.md")),
     ):
         path.unlink()
     follow(data, model, "--out", out, "--no-overlay")
