@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from dinoscope.errors import UserError
-from dinoscope.explain.patches import patch_at, patch_box, similarity_maps
+from dinoscope.explain.patches import patch_at, patch_box, similarity_maps, stretched
 
 sides, cells = st.integers(1, 3000), st.integers(1, 200)
 
@@ -61,3 +61,10 @@ def test_cosines_by_hand() -> None:
     expected = torch.tensor([[1.0, 0.0, -1.0], [0.5**0.5, 0.0, 0.6]])
     torch.testing.assert_close(maps[0], expected)
     assert (maps[1] == 0).all()
+
+
+def test_stretched_maps_share_one_range_and_even_maps_are_dark() -> None:
+    first, second = stretched([torch.tensor([[0.8, 0.9]]), torch.tensor([[1.0, 0.85]])])
+    torch.testing.assert_close(first, torch.tensor([[0.0, 0.5]]))
+    torch.testing.assert_close(second, torch.tensor([[1.0, 0.25]]))
+    assert not stretched([torch.full((2, 2), 0.7)])[0].any()

@@ -74,6 +74,7 @@ def test_the_other_pages_are_never_cut_off() -> None:
         assert whole(colors_page(images, LONG, note, foreground=foreground))
         assert whole(colors_page(images[:1], LONG, note, foreground=foreground))
     assert whole(similarity_page(images, [(5, 5), (59, 39)], (40, 60), note))
+    assert whole(similarity_page(images, [(5, 5)], (40, 60), note, stretch=True))
     for by in ("attention", "pca"):
         page, mask = segment_page(shown([one]), by, -1, 0.6)
         assert whole(page)

@@ -344,6 +344,7 @@ def similarity(
     model: ModelName,
     at: Annotated[tuple[str, ...], tyro.conf.UseAppendAction, tyro.conf.arg(metavar="X,Y")],
     out: Path = Path("similarity"),
+    stretch: bool = False,
     options: Options = DEFAULTS,
 ) -> None:
     """Draw how similar each patch is to a chosen one, in the first image and in any others.
@@ -354,6 +355,8 @@ def similarity(
         images: The image in which the points lie, then other images or folders of images.
         at: A point of the first image in its own pixels, from 0,0 at the upper left; may be given several times.
         out: Folder for the picture, NAME_similarity.png after the first image.
+        stretch: Colours from the lowest to the highest cosine of each row, not from 0 to 1: for networks whose patches
+            are all alike.
     """
     if not at:
         raise UserError("no point: give --at X,Y in pixels of the first image, such as --at 120,80")
@@ -368,7 +371,7 @@ def similarity(
     if place != 0 or first is None:
         raise UserError("the first image must be readable: " + "; ".join(drawing.faults))
     others = [image for *_, image in seen]
-    write_png(out / name, pages.similarity_page([first, *others], points, size, drawing.note))
+    write_png(out / name, pages.similarity_page([first, *others], points, size, drawing.note, stretch=stretch))
     drawing.report(1, out)
 
 

@@ -50,6 +50,12 @@ class PatchColors:
     share: float
 
 
+def stretched(maps: Sequence[Float[Tensor, "_ _"]]) -> list[Float[Tensor, "_ _"]]:
+    """Scale values so that the lowest of all maps is 0 and the highest 1; zeros if they are all equal."""
+    low, high = min(each.min() for each in maps), max(each.max() for each in maps)
+    return [(each - low) / (high - low) if high > low else torch.zeros_like(each) for each in maps]
+
+
 @torch.no_grad()
 def patch_features(backbone: Backbone, images: Float[Tensor, "b c h w"]) -> Float[Tensor, "b rows columns d"]:
     """Return features of the patches after the last block (or stage); `images` are normalised.

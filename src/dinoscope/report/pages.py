@@ -227,11 +227,14 @@ def similarity_page(
     points: Sequence[tuple[int, int]],
     size: tuple[int, int],
     note: str,
+    *,
+    stretch: bool = False,
 ) -> Pixels:
-    """Draw, for each point, the first image with the point, then the cosines of its patch in every image, 0 to 1.
+    """Draw, for each point, the first image with the point, then the cosines of its patch in every image.
 
     images: names, pixels and features. points: (x, y) in the first image when its (height, width) is `size`, though
-        its pixels may be fewer or more.
+        its pixels may be fewer or more. stretch: the least similar patch of a row is dark and the most similar bright;
+        else a cosine of 0 or less is dark, and 1 bright, whatever the model.
 
     Raises UserError for a point outside of it.
     """
@@ -239,7 +242,7 @@ def similarity_page(
     grid = (features.shape[0], features.shape[1])
     chosen = [patches.patch_at(point, size, grid) for point in points]
     queries = torch.stack([features[patch] for patch in chosen])
-    cosines = [patches.similarity_maps(queries, of_image).numpy() for *_, of_image in images]
+    cosines = [patches.similarity_maps(queries, of_image) for *_, of_image in images]
     per_row = per_band(1 + len(images))
     width = _tile_width(per_row)
     grounds = [fitted(image, width) for _, image, _ in images]
@@ -248,14 +251,17 @@ def similarity_page(
         mark = partial(
             pictures.marked, point=point, box=patches.patch_box(patch, size, grid), scale=grounds[0].shape[1] / size[1]
         )
-        drawn = [pictures.cosine_overlay(ground, maps[number]) for ground, maps in zip(grounds, cosines, strict=True)]
+        of_point = [maps[number] for maps in cosines]
+        shown = patches.stretched(of_point) if stretch else of_point
+        drawn = [pictures.cosine_overlay(ground, each.numpy()) for ground, each in zip(grounds, shown, strict=True)]
         drawn[0] = mark(drawn[0])
         tiles = [Tile(mark(grounds[0]), f"patch at {point[0]}, {point[1]}")]
         for picture, (name, *_), maps in zip(drawn, images, cosines, strict=True):
             tiles.append(Tile(picture, name, f"mean {maps[number].mean():.2f}"))
         rows += bands([[tile] for tile in tiles], per_row, width)
     text = "cosine of the patch's features with those of every other patch"
-    return page(rows, f"patches of {title}", note, pictures.overlay_legend(text, "0 or less", "1"))
+    ends = ("lowest in the row", "highest in the row") if stretch else ("0 or less", "1")
+    return page(rows, f"patches of {title}", note, pictures.overlay_legend(text, *ends))
 
 
 def segment_page(shown: Shown, by: str, block: int, mass: float) -> tuple[Pixels, Bool[Tensor, "rows columns"]]:
