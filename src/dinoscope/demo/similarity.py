@@ -7,15 +7,12 @@ from dataclasses import dataclass
 from typing import Any
 
 import gradio as gr
-import torch
-from jaxtyping import Float
-from torch import Tensor
 
 from dinoscope.demo.engine import Engine, Input
 from dinoscope.demo.image import ImageTab
 from dinoscope.demo.pictures import Picture, Pixels, Sample, shrunk
 from dinoscope.demo.site import LIGHT, Site, for_models, refusals_shown
-from dinoscope.explain.patches import patch_at, patch_box
+from dinoscope.explain.patches import patch_at, patch_box, stretched
 from dinoscope.pictures import color_picture, cosine_overlay, marked
 
 MIDDLE = (0.5, 0.5)
@@ -65,12 +62,6 @@ def compare(
         cosines[1].max().item() if len(cosines) > 1 else None,
         colors[0].share,
     )
-
-
-def stretched(cosines: Sequence[Float[Tensor, "_ _"]]) -> list[Float[Tensor, "_ _"]]:
-    """Scale values so that the lowest of all is 0 and the highest 1; zeros if they are all equal."""
-    low, high = min(each.min() for each in cosines), max(each.max() for each in cosines)
-    return [(each - low) / (high - low) if high > low else torch.zeros_like(each) for each in cosines]
 
 
 def _pixel(picture: Picture, point: tuple[float, float]) -> tuple[int, int]:
