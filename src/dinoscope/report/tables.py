@@ -63,7 +63,7 @@ def markdown(table: Table) -> str:
     return "\n\n".join(parts) + "\n"
 
 
-_PATH = re.compile(r"(?<![\w.:/])(?:[A-Za-z]:[\\/]|~?/)(?:[^\s/\\,;]+[\\/])*([^\s/\\,;]+)")
+_PATH = re.compile(r"(?<![\w.:/])(?:[A-Za-z]:[\\/]|~?/)(?:[^\s/\\,;]+[\\/])*([^\s/\\,;]*[^\s/\\,;)])")
 _SPLITS = ("train", "val", "test")
 
 
