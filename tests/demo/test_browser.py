@@ -22,6 +22,7 @@ from dinoscope.demo.pictures import Limits
 from dinoscope.demo.serving import page_served
 from dinoscope.model_names import load_models, shipped_model
 from tests.conftest import draw_picture
+from tests.demo.keyboard import choose_file, go_to
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="needs chromium")
@@ -339,15 +340,6 @@ def test_tab_reaches_every_control_which_has_a_name_and_a_ring(visit: Visit) -> 
         assert [html for place, html in enumerate(targets) if place not in reached] == []
 
 
-def go_to(page: Any, target: Any, key: str = "Tab") -> None:
-    """Press a key until something has the focus."""
-    for _ in range(100):
-        if target.evaluate("each => each === document.activeElement"):
-            return
-        page.keyboard.press(key)
-    pytest.fail(f"{key} does not reach {target}")
-
-
 def test_the_image_tab_by_keyboard_alone(visit: Visit, tmp_path: Path) -> None:
     page, overlay = visit.page, visit.picture("second-overlay")
     go_to(page, page.get_by_role("radio", name="Attention", exact=True))
@@ -398,10 +390,7 @@ def test_the_image_tab_by_keyboard_alone(visit: Visit, tmp_path: Path) -> None:
     go_to(page, page.locator("#upload").get_by_role("button", name="Remove Image"))
     page.keyboard.press("Enter")
     sync_api.expect(page.locator("#upload img")).to_have_count(0, timeout=PATIENCE)
-    go_to(page, page.locator("#upload button").filter(has_text="Drop an image here"))
-    with page.expect_file_chooser() as chooser:
-        page.keyboard.press("Enter")
-    chooser.value.set_files(str(photograph(tmp_path)))
+    choose_file(page, page.locator("#upload button").filter(has_text="Drop an image here"), photograph(tmp_path))
     visit.caption("first", r"Mask: \d+%.*37 × 28 patches")
 
 

@@ -104,7 +104,8 @@ def test_ten_people_at_once_get_their_pictures(address: str, monkeypatch: pytest
         thread.join(PATIENCE)
     assert len(results) == PEOPLE
     for result in results:
-        overlays = [each for each in result if isinstance(each, dict) and "path" in each]
+        values = [each.get("value") for each in result if isinstance(each, dict)]
+        overlays = [value for value in values if isinstance(value, dict) and "path" in value]
         assert len(overlays) == 4  # overlay and mask of two models
         first = people[0].client.get(f"{people[0].address}file={overlays[0]['path']}")
         assert first.content.startswith(b"\xff\xd8\xff")

@@ -20,6 +20,7 @@ from PIL import Image
 
 from dinoscope.model_names import shipped_model
 from tests.demo.clips import write_clip
+from tests.demo.keyboard import choose_file, go_to
 
 pytest.importorskip("gradio", reason="the page needs Gradio")
 playwright = pytest.importorskip("playwright.sync_api", reason="needs Playwright")
@@ -91,15 +92,6 @@ def page(folder: Path, held: Path) -> Iterator[Any]:
         finally:
             server.terminate()
     assert list(folder.iterdir()) == []  # all that anybody sent or made is gone with the page
-
-
-def go_to(page: Any, target: Any) -> None:
-    """Press Tab until something has the focus."""
-    for _ in range(60):
-        if target.evaluate("each => each === document.activeElement"):
-            return
-        page.keyboard.press("Tab")
-    pytest.fail(f"Tab does not reach {target}")
 
 
 def send(page: Any, file: Path) -> None:
@@ -177,10 +169,7 @@ def test_cancel_stops_the_work_and_leaves_nothing(page: Any, folder: Path, held:
 def test_the_video_tab_by_keyboard_alone(page: Any, tmp_path: Path) -> None:
     image = page.locator("#video-frame img")
     page.evaluate("document.activeElement.blur()")
-    go_to(page, page.locator("#video-upload"))
-    with page.expect_file_chooser() as chooser:
-        page.keyboard.press("Enter")
-    chooser.value.set_files(str(write_clip(tmp_path / "mine.mp4", 3, (96, 128))))
+    choose_file(page, page.locator("#video-upload"), write_clip(tmp_path / "mine.mp4", 3, (96, 128)))
     says(page, "status", "mine.mp4: 3 frames")
     go_to(page, page.get_by_role("button", name="Mark without a mouse"))
     page.keyboard.press("Enter")

@@ -165,7 +165,10 @@ def test_a_table_for_a_thesis_has_a_label_and_neither_empty_columns_nor_places_o
         TableRow(("/home/ana/runs/mine", "–", "5.0", ""), (1,), (2,)),
         TableRow((r"C:\Users\ana\runs\other", "", "4.0", "–")),
     )
-    notes = ("data /home/ana/cifar10/train (most: /home/ana/few/train) and /home/ana/cifar10/val, im/s and top-1/top-5 at https://a.org/b",)
+    notes = (
+        "data /home/ana/cifar10/train (most: /home/ana/few/train) and /home/ana/cifar10/val, "
+        "im/s and top-1/top-5 at https://a.org/b",
+    )
     columns = tuple(Column(title) for title in ("Model", "Linear", "k-NN", "VOC"))
     set_table = latex(Table(columns, (Section(rows),), "All", notes), "voc-2")
     assert "\\caption{All}\n\\label{tab:voc-2}\n\\begin{tabular}{ll}" in set_table
