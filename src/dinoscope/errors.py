@@ -10,7 +10,7 @@ from typing import TypeVar
 T = TypeVar("T")
 
 FEW = 8
-"""Names that an error lists all, next to the nearest ones."""
+"""Names up to which an error lists all of them, not the nearest ones alone."""
 
 
 class UserError(Exception):

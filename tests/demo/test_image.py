@@ -66,12 +66,12 @@ def test_an_image_that_cannot_be_looked_at_shows_nothing_of_the_one_before(tab: 
 
 
 def test_a_true_mask_is_forgotten_with_its_image(tab: ImageTab, picture_file: Path) -> None:
-    picked, _, mask = tab.take(str(picture_file), ENGLISH)
+    picked, _, _, mask = tab.take(str(picture_file), ENGLISH)
     assert picked.path == picture_file
     assert mask is None
-    assert tab.take(None, ENGLISH)[2] is None
+    assert tab.take(None, ENGLISH)[3] is None
     preview = tab.site.show(np.zeros((8, 8, 3), np.uint8))
-    assert tab.take(preview, ENGLISH)[2] == gr.skip()  # a sample that has just been picked
+    assert tab.take(preview, ENGLISH)[3] == gr.skip()  # a sample that has just been picked
 
 
 @pytest.mark.parametrize(("layer", "expected"), [((1, 1), 3), ((3, 3), 3), ((2, 3), 2), ((9, 12), 3)])

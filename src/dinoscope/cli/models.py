@@ -94,17 +94,13 @@ def backbones(json: bool = False) -> None:
     Args:
         json: Print JSON, with a line about each family.
     """
-    rows = [
-        {
-            "name": name,
-            "family": shape.family,
-            "about": shape.about,
-            "parameters": _millions(name, shape.size),
-            "patch": shape.patch,
-            "image_size": shape.size,
-        }
-        for name, shape in BACKBONES.items()
-    ]
+    rows: list[dict[str, Any]] = []
+    with progress_bar("counting parameters") as progress:
+        for name, shape in BACKBONES.items():
+            own = {"name": name, "family": shape.family, "about": shape.about}
+            size = {"parameters": _millions(name, shape.size), "patch": shape.patch, "image_size": shape.size}
+            rows.append(own | size)
+            progress(len(rows), len(BACKBONES))
     columns = (
         Column("name"),
         Column("family"),

@@ -128,7 +128,8 @@ class ImageTab:
 
     def _build_controls(self) -> None:
         site, word, start = self.site, self.site.words.label, list(self.site.engine.models)[:2]
-        self.upload = site.upload("upload", "image_upload", height=170, elem_classes="upload picture first")
+        settings: Any = {"height": 170, "elem_classes": "upload picture first"}
+        self.upload, self.complaint = site.upload("upload", "image_upload", **settings)
         self.samples = site.sample_gallery("samples")
         self.kind = site.choice("image_kind", {kind: kind for kind in MAPS})
         heads, depth = self._heads_and_depth(start)
@@ -149,8 +150,7 @@ class ImageTab:
         with gr.Accordion(word("image_truth"), open=False):
             settings = {"show_label": False, "sources": ["upload"], "height": 130}
             drop = word("image_truth_drop")
-            self.truth = site.upload("truth", "image_truth", is_checked=False, placeholder=drop, **settings)
-            self.truth_complaint = site.complaint("truth")
+            self.truth, self.truth_complaint = site.upload("truth", "image_truth", placeholder=drop, **settings)
         self.save_button = gr.Button(word("image_save"), size="sm", elem_id="save")
         self.save_complaint = site.complaint("save")
         self.files = gr.File(label=word("image_files"), file_count="multiple", visible=False, elem_id="files")
@@ -175,7 +175,7 @@ class ImageTab:
         outputs = [component for column in self.columns for component in column]
         draw: Any = {"fn": self.draw, "inputs": inputs, "outputs": outputs, **site.heavy}
         picked = [self.picked, self.upload]
-        self.upload.change(self.take, [self.upload], [*picked, self.truth], **LIGHT)
+        self.upload.change(self.take, [self.upload], [*picked, self.complaint, self.truth], **LIGHT)
         self.samples.select(self.pick, None, [*picked, self.truth], **LIGHT)
         truth = [self.picked, self.truth, self.truth_complaint]
         self.truth.upload(self.take_truth, [self.picked, self.truth], truth, **LIGHT)
@@ -215,10 +215,10 @@ class ImageTab:
         """Pick a sample; a ground truth that was uploaded is another image's."""
         return *self.site.pick(event, request), None
 
-    def take(self, path: str | None, request: gr.Request) -> tuple[Any, Any, Any]:
+    def take(self, path: str | None, request: gr.Request) -> tuple[Any, Any, Any, Any]:
         """Take an image that was uploaded, or its removal; a ground truth that was uploaded is another image's."""
-        picked, field = self.site.take(path, request)
-        return picked, field, None if picked is None or isinstance(picked, Sample) else gr.skip()
+        picked, field, complaint = self.site.take(path, request)
+        return picked, field, complaint, None if picked is None or isinstance(picked, Sample) else gr.skip()
 
     def take_truth(self, picked: Sample | None, path: str | None, request: gr.Request) -> tuple[Any, Any, Any]:
         """Take a ground truth that was uploaded for the image, or show below its field why it is refused."""

@@ -120,7 +120,7 @@ class NeighboursTab:
         with gr.Row(equal_height=False):
             with gr.Column(scale=3, min_width=290, elem_classes="controls"):
                 settings: Any = {"height": 240, "elem_classes": "upload picture first"}
-                upload = site.upload("neighbours-upload", "neighbours_upload", **settings)
+                upload, complaint = site.upload("neighbours-upload", "neighbours_upload", **settings)
                 samples = site.sample_gallery("neighbours-samples")
                 count = site.slider("neighbours_count", 1, _MAX_COUNT, _COUNT, step=1)
             with gr.Column(scale=10, min_width=320, elem_classes="results"), gr.Row(equal_height=False):
@@ -133,7 +133,7 @@ class NeighboursTab:
             "show_progress_on": [gallery for *_, gallery in columns],
             **site.heavy,
         }
-        upload.change(site.take, [upload], [own, upload], **LIGHT)
+        upload.change(site.take, [upload], [own, upload, complaint], **LIGHT)
         samples.select(site.pick, None, [own, upload], **LIGHT)
         own.change(**draw)
         count.release(**draw)

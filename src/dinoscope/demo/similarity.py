@@ -88,7 +88,7 @@ class SimilarityTab:
             with gr.Column(scale=3, min_width=290, elem_classes="controls"):
                 clicked = site.picture("click", "similarity_click", "clickable first", height=240, buttons=[])
                 settings: Any = {"value": preview, "height": 170, "elem_classes": "picture"}
-                upload = site.upload("second", "similarity_second", **settings)
+                upload, complaint = site.upload("second", "similarity_second", **settings)
                 samples = site.sample_gallery("second-samples")
                 self.scale = site.choice("similarity_scale", {each: each for each in (STRETCHED, "absolute")})
                 self.colors = site.choice("similarity_colors", {each: each for each in ("joint", "single")})
@@ -102,7 +102,7 @@ class SimilarityTab:
             "outputs": [clicked, *(component for row in rows for component in row)],
             **site.heavy,
         }
-        upload.change(site.take, [upload], [self.second, upload], **LIGHT)
+        upload.change(site.take, [upload], [self.second, upload, complaint], **LIGHT)
         samples.select(site.pick, None, [self.second, upload], **LIGHT)
         self.second.change(**draw, show_progress="minimal")
         click = clicked.select(self.click, [image.picked], [self.point], **LIGHT)

@@ -201,20 +201,13 @@ class Site:
         """Build a button, whose id is KEY with hyphens."""
         return kind(self.words.label(key), elem_id=key.replace("_", "-"), **settings)
 
-    def upload(self, name: str, key: str, *, is_checked: bool = True, **settings: Any) -> gr.Image:
-        """Build a field for an image that a person sends, and below it a line for why one is refused.
-
-        is_checked: the line is written here; else the tab writes it, into `complaint(name)` of its own.
-        """
+    def upload(self, name: str, key: str, **settings: Any) -> tuple[gr.Image, gr.HTML]:
+        """Build a field for an image that a person sends, and below it the `complaint` for one that is refused."""
         usual = {"sources": ["upload", "webcam", "clipboard"], "placeholder": self.words.label("page_drop")}
         sent_as = {"type": "filepath", "image_mode": None, "format": "jpeg", "buttons": []}
         label: Any = self.words.label(key)
         field = Upload(label=label, alt_text=label, elem_id=name, **sent_as, **(usual | settings))
-        if is_checked:
-            complaint = self.complaint(name)
-            field.change(self.check, [field], [complaint], **LIGHT)
-            field.clear(lambda: gr.HTML(visible=False), None, [complaint], **LIGHT)
-        return field
+        return field, self.complaint(name)
 
     def complaint(self, name: str) -> gr.HTML:
         """Build the line next to a control, hidden at first, for why it was refused; it stays until the next try."""
@@ -223,16 +216,6 @@ class Site:
     def complain(self, request: gr.Request, error: Refused) -> gr.HTML:
         """Return the update of a `complaint` that shows the reason, and has it read out."""
         return gr.HTML(f'<p role="alert">{self.words.say(request, error.key, **error.values)}</p>', visible=True)
-
-    def check(self, path: str | None, request: gr.Request) -> Any:
-        """Show below the field why its image is refused. The field is emptied then, which leaves the reason."""
-        if path is None:
-            return gr.skip()
-        try:
-            self.engine.picture(Path(path))
-        except Refused as error:
-            return self.complain(request, error)
-        return gr.HTML(visible=False)
 
     def picture(self, name: str, key: str, classes: str, **settings: Any) -> gr.Image:
         """Build a picture that is only shown."""
@@ -270,17 +253,21 @@ class Site:
         """Show in the page why something is not done, until it is closed."""
         gr.Warning(self.words.say(request, error.key, **error.values), duration=None)
 
-    def take(self, path: str | None, request: gr.Request) -> tuple[Any, Any]:
-        """Handle an image that was uploaded, photographed, pasted or removed: return it, and what its field shows."""
+    def take(self, path: str | None, request: gr.Request) -> tuple[Any, Any, Any]:
+        """Handle an image that was uploaded, photographed, pasted or removed.
+
+        Returns the image, what its field shows, and the `complaint`. The field of one that is refused is emptied, which
+        calls this again and leaves the reason there.
+        """
         if path is None:
-            return None, gr.skip()
+            return None, gr.skip(), gr.skip()
         if Path(path).is_relative_to(self.folder):  # a preview of ours: the image is known already
-            return gr.skip(), gr.skip()
+            return gr.skip(), gr.skip(), gr.HTML(visible=False)
         try:
             self.engine.picture(Path(path))
-        except Refused:  # `check` shows the reason
-            return None, None
-        return Sample(Path(path)), gr.skip()
+        except Refused as error:
+            return None, None, self.complain(request, error)
+        return Sample(Path(path)), gr.skip(), gr.HTML(visible=False)
 
     def pick(self, event: gr.SelectData, request: gr.Request) -> tuple[Any, Any]:
         """Handle a click on a sample: return the image, and what the field of an image shows then."""

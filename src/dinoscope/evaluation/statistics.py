@@ -154,7 +154,8 @@ def _percentiles(
 
 def resampled_means(values: Float[Tensor, "n k"], config: BootstrapConfig) -> Float[Tensor, "resamples k"]:
     """Return means of n images drawn with replacement from n, again and again, float64."""
-    images, exact, means = len(values), values.double(), list[Tensor]()
+    images, exact = len(values), values.double()
+    means = torch.empty(config.resamples, values.shape[1], dtype=torch.float64)  # small tensors would pin large ones
     generator = torch.Generator().manual_seed(config.seed)
     at_once = max(1, _MAX_DRAWS // images)
     for begin in range(0, config.resamples, at_once):
@@ -162,8 +163,8 @@ def resampled_means(values: Float[Tensor, "n k"], config: BootstrapConfig) -> Fl
         drawn = torch.randint(images, (rows, images), generator=generator)
         places = drawn + images * torch.arange(rows)[:, None]
         times_drawn = torch.bincount(places.flatten(), minlength=rows * images).view(rows, images).double()
-        means.append(times_drawn @ exact)
-    return torch.cat(means) / images
+        means[begin : begin + rows] = times_drawn @ exact
+    return means / images
 
 
 def wilson(share: float, count: int) -> tuple[float, float]:

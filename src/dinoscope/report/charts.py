@@ -355,14 +355,7 @@ def dots(panels: Sequence[Panel], note: str = "", width: float = 5.4) -> Figure:
         figure, axes = _new_figure(len(panels), width, 0.42 * longest + 1.0)
         for axis, panel, rows in zip(axes, panels, every, strict=True):
             axis.set(title=panel.title, xlabel="top-1 (%)")
-            names = [
-                "\n".join(
-                    textwrap.wrap(
-                        p.label.replace(" = ", "\u00a0=\u00a0"), _LABEL_LETTERS, max_lines=2, placeholder=" …"
-                    )
-                )
-                for p in rows
-            ]
+            names = [_wrapped(point.label.replace(" = ", "\u00a0=\u00a0")) for point in rows]
             axis.set_yticks(range(len(rows)), names, color=INK)
             axis.set_ylim(longest - 0.5, -0.7)
             axis.grid(visible=False, axis="y")
@@ -544,12 +537,15 @@ def effects(rows: Sequence[Effect], title: str, x_title: str, note: str = "") ->
     return figure
 
 
+def _wrapped(text: str, letters: int = _LABEL_LETTERS, lines: int = 2) -> str:
+    return "\n".join(textwrap.wrap(text, letters, max_lines=lines, placeholder=" …"))
+
+
 def _rows(labels: Sequence[str], title: str, x_title: str, height: float) -> tuple[Figure, Axes]:
-    title = "\n".join(textwrap.wrap(title, _TITLE_LETTERS, max_lines=3, placeholder=" …"))
+    title = _wrapped(title, _TITLE_LETTERS, lines=3)
     figure, (axis,) = _new_figure(1, COLUMN, height * len(labels) + 0.16 * title.count("\n") + 0.95)
     figure.suptitle(title, x=0.01, horizontalalignment="left", fontsize=9.5, color=INK)
-    texts = ["\n".join(textwrap.wrap(label, _LABEL_LETTERS, max_lines=2, placeholder=" …")) for label in labels]
-    axis.set_yticks(range(len(texts)), texts, color=INK)
+    axis.set_yticks(range(len(labels)), [*map(_wrapped, labels)], color=INK)
     axis.set_xlabel(x_title)
     axis.grid(visible=False, axis="y")
     return figure, axis
