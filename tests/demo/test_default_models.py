@@ -35,12 +35,12 @@ def make_run(runs: Path, name: str, method: object, age: int) -> str:
 
 
 def test_without_runs_the_shipped_model_beside_random_weights(tmp_path: Path) -> None:
-    assert default_models(tmp_path / "runs") == [f"random:{SHIPPED}", SHIPPED]
+    assert default_models(tmp_path / "runs") == [SHIPPED, f"random:{SHIPPED}"]
 
 
 def test_one_run_beside_random_weights(tmp_path: Path) -> None:
     run = make_run(tmp_path, "quickstart", None, 0)
-    assert default_models(tmp_path) == [f"random:{run}", run, SHIPPED]
+    assert default_models(tmp_path) == [run, f"random:{run}", SHIPPED]
 
 
 def test_supervised_beside_dino_though_others_are_newer(tmp_path: Path) -> None:
@@ -64,3 +64,11 @@ def test_released_weights_that_are_here_come_first(tmp_path: Path, monkeypatch: 
     make_run(tmp_path, "dino", None, 0)
     monkeypatch.setattr(pretrained, "is_cached", lambda _: True)
     assert default_models(tmp_path) == ["deit_small", "dino_vits16", SHIPPED]
+
+
+def test_the_page_tells_the_size_of_the_shipped_model() -> None:
+    from dinoscope.demo.languages import data_file
+    from dinoscope.model_names import load_model
+
+    count = sum(parameter.numel() for parameter in load_model(SHIPPED).backbone.parameters())
+    assert f"({count / 1e6:.1f} million parameters)" in data_file("en.toml")

@@ -20,7 +20,8 @@ import pytest
 from dinoscope.cli import main
 from dinoscope.demo.engine import Engine, Input
 from dinoscope.demo.pictures import Limits
-from dinoscope.demo.serving import check_port, page_served
+from dinoscope.demo.serving import page_served
+from dinoscope.demo.waiting import check_port
 from dinoscope.errors import UserError
 from tests.demo.conftest import named
 

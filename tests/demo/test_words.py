@@ -11,7 +11,8 @@ import pytest
 
 pytest.importorskip("gradio")
 
-from dinoscope.demo.site import LANGUAGES, Words, literal, preferred
+from dinoscope.demo.languages import LANGUAGES, preferred
+from dinoscope.demo.site import Words, literal
 
 WORDS = Words()
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import difflib
 import errno
 import importlib
@@ -105,10 +106,12 @@ def call(command: str, arguments: Sequence[str]) -> int:
     given = options.parse(command, arguments)
     if given is None:
         return 0
-    from dinoscope.cli.command import LINE
+    spec = options.commands()[command]
+    with importlib.import_module(spec.first).begin(given) if spec.first else contextlib.nullcontext():
+        from dinoscope.cli.command import LINE
 
-    LINE.set(shlex.join(["dinoscope", command, *arguments]))
-    return importlib.import_module(options.commands()[command].module).COMMANDS[command](given)
+        LINE.set(shlex.join(["dinoscope", command, *arguments]))
+        return importlib.import_module(spec.module).COMMANDS[command](given)
 
 
 _format_warning = warnings.formatwarning

@@ -60,6 +60,7 @@ class Command:
     options: a dataclass of the options, which the function takes instead. hidden: those of its fields that are none.
     is_shared: processes that torchrun or SLURM started share the work; the function ends in the main one, which alone
         prints.
+    first: module whose `begin(given)`, a context, is entered before the command is imported.
     """
 
     summary: str
@@ -68,6 +69,7 @@ class Command:
     options: type[Any] | None = None
     hidden: frozenset[str] = frozenset()
     is_shared: bool = False
+    first: str = ""
 
     def __call__(self, given: Given) -> int:
         """Build the arguments, and run the function. Raises UserError."""

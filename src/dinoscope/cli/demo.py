@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-import importlib.util
 import itertools
-import webbrowser
 from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Literal
@@ -18,6 +16,7 @@ from dinoscope.cli.command import WHAT_MAY_BE_NAMED, Command
 from dinoscope.cli.console import progress_bar, stdout
 from dinoscope.cli.progress import ConsoleProgress
 from dinoscope.demo.pictures import Limits
+from dinoscope.demo.waiting import LOOPBACK, Waiting, waiting_page
 from dinoscope.errors import UserError
 from dinoscope.evaluation.base import Context
 from dinoscope.files import cache_folder
@@ -79,26 +78,25 @@ def demo(
         no_browser: Do not open a browser, only print the address.
         device: cpu, cuda, cuda:N or mps; auto takes the best there is.
     """
-    if importlib.util.find_spec("gradio") is None:
-        raise UserError("the page needs Gradio: pip install 'dinoscope[demo]'")
     if masks is not None and data is None:
         raise UserError("--masks are those of the images in --data: give that folder too")
-    from dinoscope.demo.serving import LOOPBACK, check_port, page_served, wait_for_the_end
+    from dinoscope.demo.serving import page_served, wait_for_the_end
 
-    check_port(host, port)  # refuses a taken port before anything slow
+    waiting = waiting_page() or Waiting(host, port, language)
     verdicts = read_verdicts(results)
     chosen = pick_device(device)
-    models = load_models(model or default_models(runs), progress_bar)
+    names = model or default_models(runs)
+    waiting.show("waiting_models", models=listed(names))
+    models = load_models(names, progress_bar)
     for loaded in models:
         loaded.backbone.to(chosen)
     words = None if language == "auto" else language
-    with page_served(models, data, masks, host, port, words, limits, verdicts) as address:
+    waiting.show("waiting_page", models=listed([loaded.label for loaded in models]))
+    with page_served(models, data, masks, host, waiting.port, words, limits, verdicts, waiting.close) as address:
         stdout(f"{address}   ({', '.join(loaded.label for loaded in models)}; Ctrl-C ends it)")
         if host not in LOOPBACK:
             place = f"{host}:{address.rpartition(':')[2].strip('/')}"
             stdout(f"Open to every machine that reaches {place}, without a password.")
-        if not no_browser:
-            webbrowser.open(address)
         wait_for_the_end()
 
 
@@ -106,7 +104,7 @@ def default_models(runs: Path) -> list[str]:
     """Return names for `load_models` when none are given: the pair to begin with, then the shipped model.
 
     The pair: released weights if both are here already; else the newest supervised run next to the newest of DINO;
-    else the newest two runs; else one run, or the shipped model, after its own network with random weights.
+    else the newest two runs; else one run, or the shipped model, before its own network with random weights.
     """
     shipped = str(shipped_model())
     if all(pretrained.is_cached(pretrained.CATALOGUE[name]) for name in RELEASED):
@@ -126,7 +124,7 @@ def default_models(runs: Path) -> list[str]:
         pair = newest[:2]
     else:
         name = newest[0] if newest else shipped
-        pair = [f"{RANDOM}{name}", name]
+        pair = [name, f"{RANDOM}{name}"]
     return list(dict.fromkeys([*pair, shipped]))
 
 
@@ -189,5 +187,9 @@ COMMANDS = {
     "quickstart": Command(
         "train a small model on drawn scenes, evaluate it and show what it attends to (6 minutes, CPU)", quickstart
     ),
-    "demo": Command("an interactive page in the browser: one's own images, two models side by side", demo),
+    "demo": Command(
+        "an interactive page in the browser: one's own images, two models side by side",
+        demo,
+        first="dinoscope.demo.waiting",
+    ),
 }

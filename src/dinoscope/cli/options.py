@@ -98,6 +98,7 @@ class Spec:
     """A command: the module that holds it, what it does, and its options.
 
     presets: option -> each of its values -> defaults that it changes (name -> text).
+    first: as in `Command`.
     """
 
     module: str
@@ -105,6 +106,7 @@ class Spec:
     description: str
     options: tuple[Option, ...]
     presets: Mapping[str, Mapping[str, Mapping[str, str]]] = field(default_factory=dict)
+    first: str = ""
 
 
 @dataclass

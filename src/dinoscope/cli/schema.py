@@ -133,7 +133,8 @@ def _spec(module: str, command: Command) -> Spec:
         return _train(module, command.summary)
     found = options(command.options or command.function)
     shown = tuple(option for option in found if option.name not in command.hidden)
-    return Spec(module, command.summary, _description(command.options or command.function, command.summary), shown)
+    text = _description(command.options or command.function, command.summary)
+    return Spec(module, command.summary, text, shown, first=command.first)
 
 
 def _description(kind: Any, otherwise: str = "") -> str:

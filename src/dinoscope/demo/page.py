@@ -12,12 +12,14 @@ import gradio as gr
 
 from dinoscope.demo.compare import CompareTab
 from dinoscope.demo.image import ImageTab
+from dinoscope.demo.languages import data_file
 from dinoscope.demo.neighbours import NeighboursTab
 from dinoscope.demo.pictures import MB
 from dinoscope.demo.similarity import SimilarityTab
-from dinoscope.demo.site import Site, data_file
+from dinoscope.demo.site import Site
 from dinoscope.demo.video import VideoTab
 from dinoscope.evaluation.evidence import Verdict
+from dinoscope.model_names import shipped_model
 
 _CACHE_SECONDS = (600, 3600)
 """How often files that the page made or was sent are checked, and the age at which they are removed."""
@@ -31,6 +33,11 @@ def build_page(site: Site, gallery: Path | None = None, results: Mapping[str, Ve
     word = site.words.label
     with gr.Blocks(title="dinoscope", analytics_enabled=False, fill_width=True, delete_cache=_CACHE_SECONDS) as demo:
         gr.Markdown(word("page_title"), elem_id="page-title")
+        if any(
+            model.path is not None and model.path.is_relative_to(shipped_model())
+            for model in site.engine.models.values()
+        ):
+            gr.Markdown(word("page_shipped"), elem_id="shipped")
         with gr.Tabs():
             with gr.Tab(word("image_tab"), id="image"):
                 image = ImageTab(site, demo)

@@ -12,7 +12,6 @@ import os
 import queue
 import shutil
 import signal
-import socket
 import tempfile
 import threading
 import time
@@ -25,18 +24,17 @@ from urllib.parse import urlsplit
 from filelock import FileLock
 
 from dinoscope.demo.pictures import MB, SAMPLES, Limits, Refused, find_samples
+from dinoscope.demo.waiting import LOOPBACK
 from dinoscope.errors import UserError
 from dinoscope.files import environment
 from dinoscope.scenes import ScenesConfig, write_scenes
 
 if TYPE_CHECKING:
-    from dinoscope.demo.site import Language
+    from dinoscope.demo.languages import Language
     from dinoscope.evaluation.evidence import Verdict
     from dinoscope.model_names import Model
 
 T = TypeVar("T")
-
-LOOPBACK = ("127.0.0.1", "localhost", "::1")
 
 _DECODING = 2  # files that are read at the same time
 _START_SECONDS = 120.0  # for a process to import what it needs, on a machine that is busy
@@ -53,6 +51,7 @@ def page_served(
     language: Language | None = None,
     limits: Limits | None = None,
     results: Mapping[str, Verdict] | None = None,
+    before: Callable[[], None] = lambda: None,
 ) -> Iterator[str]:
     """Serve the page while the context lasts, and give its address.
 
@@ -65,6 +64,7 @@ def page_served(
         language: Language of the page; None is the browser's.
         limits: None takes the usual ones.
         results: Stored verdicts to show, by name.
+        before: Called when all is ready, just before the port is used.
 
     Raises UserError if the port is taken, or the samples cannot be read.
     """
@@ -85,6 +85,7 @@ def page_served(
         site = Site(Engine(models, limits, decoding.run), Words(language), samples, uploads / "made")
         demo = page.build_page(site, data, results)
         try:
+            before()
             guard = _middleware(host, uploads, int(limits.uploads_mb * MB))
             address = page.launch(demo, site, host, port, guard)
         except OSError as error:
@@ -103,23 +104,6 @@ def wait_for_the_end() -> None:
         while not ended.wait(0.5):
             pass
     signal.signal(signal.SIGTERM, before)
-
-
-def check_port(host: str, port: int | None) -> None:
-    """Raise UserError if `host` is not an address of this machine, or the port is taken. None: any port."""
-    with socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET, socket.SOCK_STREAM) as trial:
-        trial.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # a port that was left just now is free
-        try:
-            trial.bind((host, port or 0))
-        except socket.gaierror as error:
-            raise UserError(f"--host {host} is not an address of this machine: {error.strerror}") from error
-        except (OSError, OverflowError) as error:
-            reason = getattr(error, "strerror", None) or str(error)
-            if port is None:
-                raise UserError(f"--host {host} cannot be used: {reason}") from error
-            raise UserError(
-                f"--port {port} cannot be used on {host}: {reason}; leave --port out for the next free one"
-            ) from error
 
 
 # Guard: what the server refuses and adds, around Gradio.

@@ -13,7 +13,7 @@ from abc import ABCMeta
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Any
 
 import gradio as gr
 from gradio.data_classes import ImageData
@@ -25,11 +25,8 @@ from PIL import Image
 
 from dinoscope.data.images import decode
 from dinoscope.demo.engine import Engine
+from dinoscope.demo.languages import FALLBACK, LANGUAGES, Language, data_file, preferred
 from dinoscope.demo.pictures import THUMBNAIL, Refused, Sample, shrunk
-
-Language = Literal["en", "es"]
-LANGUAGES: tuple[Language, ...] = get_args(Language)
-FALLBACK: Language = "en"
 
 NOTHING = ""
 """As the second model: only one is shown."""
@@ -38,11 +35,6 @@ LIGHT: Any = {"api_visibility": "private", "concurrency_limit": 8, "show_progres
 
 _PREVIEW = 480  # px
 _A_NUMBER = re.compile(r"[\d\s.,:%×+-]*")
-
-
-def data_file(name: str) -> str:
-    """Return the text of a file of this package: words, styles and scripts of the page."""
-    return (Path(__file__).parent / name).read_text(encoding="utf-8")
 
 
 class Words:
@@ -88,21 +80,6 @@ def literal(text: str) -> str:
     if _A_NUMBER.fullmatch(text):
         return text
     return "".join(f"&#{ord(character)};" if character in string.punctuation else character for character in text)
-
-
-def preferred(accepted: str) -> Language:
-    """Return our language that an Accept-Language header weighs most (RFC 9110, 12.5.4), or English."""
-    best, weight = FALLBACK, 0.0
-    for part in accepted.split(","):
-        tag, _, quality = part.partition(";")
-        name = tag.strip().lower().split("-")[0]
-        try:
-            value = float(quality.partition("=")[2]) if quality else 1.0
-        except ValueError:
-            continue
-        if name in LANGUAGES and value > weight:
-            best, weight = name, value
-    return best
 
 
 def _sent_file(self: gr.Image, payload: ImageData | None) -> str | None:
