@@ -18,11 +18,14 @@ pytest.importorskip("playwright", reason="needs playwright")
 
 from playwright import sync_api
 
+from dinoscope import api
 from dinoscope.demo.pictures import Limits
 from dinoscope.demo.serving import page_served
 from dinoscope.model_names import load_models, shipped_model
+from tests.conformance import cases
 from tests.conftest import draw_picture
 from tests.demo.keyboard import choose_file, go_to
+from tests.report_runs import labelled
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="needs chromium")
@@ -30,9 +33,12 @@ PATIENCE = 120_000  # ms; these wait for what happens, and not for time
 
 
 @pytest.fixture(scope="module")
-def address() -> Iterator[str]:
-    models = load_models([f"random:{shipped_model()}", str(shipped_model())])
-    with page_served(models, limits=Limits(megapixels=4)) as address:
+def address(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    models, root = load_models([f"random:{shipped_model()}", str(shipped_model())]), tmp_path_factory.mktemp("trained")
+    data = labelled(root / "data")
+    for name, every in (("plain", 0), ("mine", 1)):
+        api.train(cases.run_config("dino", data, root / "runs" / name, epochs=2, evaluate_every=every))
+    with page_served(models, limits=Limits(megapixels=4), runs=[root / "runs"]) as address:
         yield address
 
 
@@ -185,6 +191,31 @@ def test_results_are_asked_for_in_a_line(visit: Visit) -> None:
     sync_api.expect(visit.page.locator("#compare-none")).to_contain_text(expected, timeout=PATIENCE)
 
 
+def test_two_trainings_by_keyboard(visit: Visit) -> None:
+    page, name = visit.page, "training-first-run-attention"
+    go_to(page, page.get_by_role("tab", name="Image"))
+    go_to(page, page.get_by_role("tab", name="Training"), "ArrowRight")
+    page.keyboard.press("Enter")
+    newest = visit.picture(name)
+    visit.caption("training-first-run", "mine.*epoch 2,")
+    go_to(page, page.locator("#training-place input[type=range]"))
+    page.keyboard.press("Home")
+    visit.changed(name, newest)
+    visit.caption("training-first-run", "before training")
+    assert page.locator(f"#{name} img").get_attribute("alt") == "Attention in training: mine, before training"
+    go_to(page, page.get_by_label("Next to it"), "Shift+Tab")
+    page.keyboard.press("ArrowDown")
+    for _ in range(4):
+        if "plain" in page.locator("[role=option].active").last.inner_text():
+            break
+        page.keyboard.press("ArrowDown")
+    page.keyboard.press("Enter")
+    visit.caption("training-second-run", "plain.*--evaluate-every")
+    charts = page.locator("#training-curves img")
+    sync_api.expect(charts.first).to_have_attribute("alt", "Loss over the epochs: mine, plain", timeout=PATIENCE)
+    assert page.locator("#training-state section").count() == 2
+
+
 def test_choices_are_reached_by_keyboard(visit: Visit) -> None:
     overlay = visit.picture("second-overlay")
     choice = visit.page.get_by_role("radio", name="Grad-CAM")
@@ -235,7 +266,7 @@ def test_the_camera(visit: Visit) -> None:
 @pytest.mark.parametrize("visit", [{"locale": "es-MX"}], indirect=True)
 def test_spanish(visit: Visit, tmp_path: Path) -> None:
     visit.caption("second", "Máscara: ")
-    for tab in ("Imagen", "Semejanza", "Vecinos", "Vídeo", "Comparar"):
+    for tab in ("Imagen", "Semejanza", "Vecinos", "Vídeo", "Comparar", "Entrenamiento"):
         assert visit.page.get_by_role("tab", name=tab).is_visible()
     assert visit.page.locator("#first-overlay").get_by_title("Pantalla completa").count() == 1  # Gradio's own words
     assert visit.page.get_by_text("¿Qué mira un modelo de visión?").is_visible()
@@ -274,6 +305,7 @@ READY = {
     "neighbours": "neighbours-second-found img",
     "video": "video-frame img",
     "compare": "compare-none",
+    "training": "training-first-run-attention img",
 }
 """What shows that a tab is complete."""
 

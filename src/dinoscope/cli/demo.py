@@ -56,7 +56,15 @@ def demo(
             metavar="FOLDER", help="Folder that `dinoscope verdict` wrote, to show. May be given several times."
         ),
     ] = (),
-    runs: Path = Path("runs"),
+    runs: Annotated[
+        tuple[Path, ...],
+        tyro.conf.UseAppendAction,
+        tyro.conf.arg(
+            metavar="FOLDER",
+            help="Run folder, or a folder of them, to show the training of, next to runs that are named as models. "
+            "May be given several times. If neither it nor a model is given: runs.",
+        ),
+    ] = (),
     host: str = "127.0.0.1",
     port: int | None = None,
     language: Literal["auto", "en", "es"] = "auto",
@@ -71,7 +79,6 @@ def demo(
     Args:
         data: Folder of images to offer, and to search for neighbours; by default drawn scenes are offered.
         masks: Their true masks: a folder of PNG files named like the images, or a VOC folder. Needs --data.
-        runs: Where runs are looked for when no model is named.
         host: Address to listen on. 0.0.0.0 lets other machines in: there is no password.
         port: Port to listen on; by default the first free one from 7860 on.
         language: Language of the page; auto is that of the browser.
@@ -80,19 +87,25 @@ def demo(
     """
     if masks is not None and data is None:
         raise UserError("--masks are those of the images in --data: give that folder too")
+    for folder in runs:
+        if not folder.is_dir():
+            raise UserError(f"--runs {folder}: there is no such folder")
     from dinoscope.demo.serving import page_served, wait_for_the_end
 
     waiting = waiting_page() or Waiting(host, port, language)
     verdicts = read_verdicts(results)
     chosen = pick_device(device)
-    names = model or default_models(runs)
+    folders = runs or (() if model else (Path("runs"),))
+    names = model or default_models(*folders)
     waiting.show("waiting_models", models=listed(names))
     models = load_models(names, progress_bar)
     for loaded in models:
         loaded.backbone.to(chosen)
     words = None if language == "auto" else language
+    shown = (*folders, *(loaded.run for loaded in models if loaded.run is not None))
     waiting.show("waiting_page", models=listed([loaded.label for loaded in models]))
-    with page_served(models, data, masks, host, waiting.port, words, limits, verdicts, waiting.close) as address:
+    port, ready = waiting.port, waiting.close
+    with page_served(models, data, masks, host, port, words, limits, verdicts, shown, ready) as address:
         stdout(f"{address}   ({', '.join(loaded.label for loaded in models)}; Ctrl-C ends it)")
         if host not in LOOPBACK:
             place = f"{host}:{address.rpartition(':')[2].strip('/')}"
@@ -100,8 +113,10 @@ def demo(
         wait_for_the_end()
 
 
-def default_models(runs: Path) -> list[str]:
+def default_models(*folders: Path) -> list[str]:
     """Return names for `load_models` when none are given: the pair to begin with, then the shipped model.
+
+    folders: run folders, and folders of them.
 
     The pair: released weights if both are here already; else the newest supervised run next to the newest of DINO;
     else the newest two runs; else one run, or the shipped model, before its own network with random weights.
@@ -110,7 +125,8 @@ def default_models(runs: Path) -> list[str]:
     if all(pretrained.is_cached(pretrained.CATALOGUE[name]) for name in RELEASED):
         return [*RELEASED, shipped]
     found = list[tuple[float, str, str]]()  # (time, path, method)
-    for config in runs.glob(f"*/{CONFIG}"):
+    configs = (config for folder in folders for pattern in (CONFIG, f"*/{CONFIG}") for config in folder.glob(pattern))
+    for config in dict.fromkeys(configs):
         with contextlib.suppress(UserError):  # without a checkpoint yet, or of another version
             find_weights(config.parent)
             method = method_name(read_config(config.parent).method)

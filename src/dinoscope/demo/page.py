@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import tomllib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +17,7 @@ from dinoscope.demo.neighbours import NeighboursTab
 from dinoscope.demo.pictures import MB
 from dinoscope.demo.similarity import SimilarityTab
 from dinoscope.demo.site import Site
+from dinoscope.demo.training import Runs, TrainingTab
 from dinoscope.demo.video import VideoTab
 from dinoscope.evaluation.evidence import Verdict
 from dinoscope.model_names import shipped_model
@@ -25,10 +26,16 @@ _CACHE_SECONDS = (600, 3600)
 """How often files that the page made or was sent are checked, and the age at which they are removed."""
 
 
-def build_page(site: Site, gallery: Path | None = None, results: Mapping[str, Verdict] | None = None) -> gr.Blocks:
+def build_page(
+    site: Site,
+    gallery: Path | None = None,
+    results: Mapping[str, Verdict] | None = None,
+    runs: Sequence[Path] = (),
+) -> gr.Blocks:
     """Lay out and connect all tabs.
 
     gallery: images to search for neighbours; None: drawn scenes. results: stored verdicts to show, by name.
+    runs: run folders, and folders of them, to show the training of.
     """
     word = site.words.label
     with gr.Blocks(title="dinoscope", analytics_enabled=False, fill_width=True, delete_cache=_CACHE_SECONDS) as demo:
@@ -49,6 +56,8 @@ def build_page(site: Site, gallery: Path | None = None, results: Mapping[str, Ve
                 VideoTab(site, tab)
             with gr.Tab(word("compare_tab"), id="compare") as tab:
                 CompareTab(site, results or {}, tab)
+            with gr.Tab(word("training_tab"), id="training") as tab:
+                TrainingTab(site, Runs(tuple(runs)), tab)
     return demo
 
 

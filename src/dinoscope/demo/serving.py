@@ -51,6 +51,7 @@ def page_served(
     language: Language | None = None,
     limits: Limits | None = None,
     results: Mapping[str, Verdict] | None = None,
+    runs: Sequence[Path] = (),
     before: Callable[[], None] = lambda: None,
 ) -> Iterator[str]:
     """Serve the page while the context lasts, and give its address.
@@ -64,6 +65,7 @@ def page_served(
         language: Language of the page; None is the browser's.
         limits: None takes the usual ones.
         results: Stored verdicts to show, by name.
+        runs: Run folders, and folders of them, to show the training of.
         before: Called when all is ready, just before the port is used.
 
     Raises UserError if the port is taken, or the samples cannot be read.
@@ -83,7 +85,7 @@ def page_served(
         else:
             samples = find_samples(data, masks, limits)
         site = Site(Engine(models, limits, decoding.run), Words(language), samples, uploads / "made")
-        demo = page.build_page(site, data, results)
+        demo = page.build_page(site, data, results, runs)
         try:
             before()
             guard = _middleware(host, uploads, int(limits.uploads_mb * MB))

@@ -110,6 +110,8 @@ Slider = _taking(gr.Slider, "Slider", _within)
 """Clamps a value beyond its ends: on the server the range may have become smaller meanwhile."""
 Radio = _taking(gr.Radio, "Radio", lambda self, payload: payload)
 """Choices that change: a removed one may still come in, and the handler copes with it."""
+Dropdown = _taking(gr.Dropdown, "Dropdown", lambda self, payload: payload)
+"""A menu whose choices change, as those of `Radio`."""
 
 
 def chosen_models(first: str, second: str) -> list[str]:

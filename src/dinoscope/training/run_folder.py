@@ -140,6 +140,23 @@ def run_lock(run: Path, busy: Callable[[], object]) -> Iterator[None]:
                     lock.unlink()
 
 
+def is_in_training(run: Path) -> bool:
+    """Return whether a process holds the lock of a run folder, without waiting; False if that cannot be found out."""
+    from filelock import FileLock, Timeout  # not needed to print help
+
+    folder = run.resolve()
+    lock = folder.with_name(f".{folder.name}.lock")
+    try:
+        if lock.is_file():
+            with FileLock(lock, blocking=False, fallback_to_soft=False, preserve_lock_file=True):
+                return False
+    except Timeout:
+        return True
+    except OSError:
+        return False
+    return False
+
+
 FREE_ON_RESUME = {
     *("out", "data", "scan", "max_unreadable", "max_megapixels", "saving", "workers", "device", "log_every"),
     *("evaluate_every", "accumulate", "compile", "sharding"),

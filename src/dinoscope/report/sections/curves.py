@@ -47,8 +47,9 @@ class _Value:
     optional: bool = False
 
 
+LOSS = "Loss and accuracy"
 _FIGURES: dict[str, tuple[_Value, ...]] = {
-    "Loss and accuracy": (
+    LOSS: (
         _Value("Loss", "loss", ("loss",)),
         _Value(
             "Online k-NN",
@@ -111,19 +112,26 @@ def section(material: Material) -> Section | None:
     runs = material.runs
     if not runs:
         return None
-    strokes = {line.label: line for line in looks([(run.label, run.method) for run in runs])}
-    galleries: list[Gallery] = []
     with material.context.watch("drawing curves") as progress:
-        figures = _figures(runs)
-        for done, (title, values) in enumerate(figures.items(), 1):
-            drawings, notes = _drawings(values, runs, strokes)
-            if drawings:
-                caption = " ".join([f"{title}.", *notes])
-                legend = tuple(strokes.values()) if len(runs) > 1 else ()
-                galleries.append(Gallery(tuple(drawings), caption, min_width=205, columns=3, legend=legend))
-            progress(done, len(figures))
-    blocks = tuple(galleries) or (Notice("Nothing was logged: metrics.jsonl is empty or missing."),)
-    return Section("Curves", "curves", "How training went, epoch by epoch.", blocks)
+        blocks = galleries(runs, progress) or [Notice("Nothing was logged: metrics.jsonl is empty or missing.")]
+    return Section("Curves", "curves", "How training went, epoch by epoch.", tuple(blocks))
+
+
+def galleries(
+    runs: Sequence[RunRecord], progress: Callable[[int, int], None], titles: Sequence[str] | None = None
+) -> list[Gallery]:
+    """Draw the figures that any run has values for. titles: draw these alone."""
+    strokes = {line.label: line for line in looks([(run.label, run.method) for run in runs])}
+    figures = {title: values for title, values in _figures(runs).items() if titles is None or title in titles}
+    drawn: list[Gallery] = []
+    for done, (title, values) in enumerate(figures.items(), 1):
+        drawings, notes = _drawings(values, runs, strokes)
+        if drawings:
+            caption = " ".join([f"{title}.", *notes])
+            legend = tuple(strokes.values()) if len(runs) > 1 else ()
+            drawn.append(Gallery(tuple(drawings), caption, min_width=205, columns=3, legend=legend))
+        progress(done, len(figures))
+    return drawn
 
 
 def _drawings(
