@@ -68,7 +68,7 @@ def test_overlay_strength_and_patches(engine: Engine, picture_file: Path) -> Non
 def test_pictures_to_keep_are_as_large_as_the_image(engine: Engine, picture_file: Path) -> None:
     given = Input("vit", engine.picture(picture_file), 32)
     written = dict(full_size(engine, given, Controls()))
-    assert list(written)[:6] == ["mean", "mean_mask", "mean_outline", "head1", "head1_mask", "head1_outline"]
+    assert list(written)[:6] == ["mean", "mean_mask", "mean_outline", "head0", "head0_mask", "head0_outline"]
     assert len(written) == 3 * 4
     assert {pixels.shape[:2] for pixels in written.values()} == {given.picture.size}
     assert set(np.unique(written["mean_mask"])) == {0, 255}

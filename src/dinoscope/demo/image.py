@@ -83,12 +83,9 @@ def view(engine: Engine, given: Input, controls: Controls, truth: GroundTruth | 
 
 
 def full_size(engine: Engine, given: Input, controls: Controls) -> Iterator[tuple[str, UInt8[ndarray, "h w *c"]]]:
-    """Yield (name, picture): overlay, mask (0 or 255) and outline of every map at the image's own size.
-
-    Heads are counted from 1, as on the page.
-    """
+    """Yield (name, picture): overlay, mask (0 or 255) and outline of every map at the image's own size."""
     drawn, pixels = view(engine, given, controls), given.picture.pixels
-    heads = [f"head{number}" for number in range(1, len(drawn.maps))]
+    heads = [f"head{number}" for number in range(len(drawn.maps) - 1)]
     for name, values, mask in zip(["mean", *heads] if heads else [controls.kind], drawn.maps, drawn.masks, strict=True):
         full = mask.numpy().astype(np.uint8) * 255
         yield name, draw_map(pixels, values, controls)
@@ -132,9 +129,9 @@ class ImageTab:
         self.upload, self.complaint = site.upload("upload", "image_upload", **settings)
         self.samples = site.sample_gallery("samples")
         self.kind = site.choice("image_kind", {kind: kind for kind in MAPS})
-        heads, depth = self._heads_and_depth(start)
+        heads, last = self._heads_and_last(start)
         self.head = Radio(heads, value=MEAN, elem_classes="heads-choice", **site.named("image_head"))
-        self.block = site.slider("image_block", 1, max(depth, 2), depth, step=1, interactive=depth > 1, elem_id="block")
+        self.block = site.slider("image_block", 0, max(last, 1), last, step=1, interactive=last > 0, elem_id="block")
         self.mass = site.slider("image_mass", 5, 100, 60, step=1, elem_id="mass")
         self.opacity = site.slider("image_opacity", 0, 100, round(100 * OPACITY), step=1, elem_id="opacity")
         with gr.Accordion(word("image_more"), open=False):
@@ -183,10 +180,10 @@ class ImageTab:
         if site.samples:
             demo.load(self.begin, None, picked, **LIGHT)
         self.picked.change(**draw, show_progress="minimal")
-        depth = gr.State(self.block.value)
-        fitted = [self.first, self.second, self.kind, self.head, self.block, depth]
+        last = gr.State(self.block.value)
+        fitted = [self.first, self.second, self.kind, self.head, self.block, last]
         for component in (self.first, self.second, self.kind):
-            fit = component.input(self.fit, fitted, [self.head, self.block, depth], **LIGHT)
+            fit = component.input(self.fit, fitted, [self.head, self.block, last], **LIGHT)
             fit.then(**draw, show_progress="minimal")
         for component in self.controls[1:]:
             component.input(**draw, trigger_mode="always_last", show_progress="hidden")
@@ -196,12 +193,12 @@ class ImageTab:
         saved = [self.files, self.save_complaint]
         self.save_button.click(self.save, inputs, saved, concurrency_id="models", api_visibility="private")
 
-    def _heads_and_depth(self, models: list[str]) -> tuple[list[tuple[Any, str]], int]:
-        # The mean, then the heads of the model that has most, counted from 1 on the page; blocks of the deepest.
+    def _heads_and_last(self, models: list[str]) -> tuple[list[tuple[Any, str]], int]:
+        # The mean, then the heads of the model that has most; the last block of the deepest.
         engine = self.site.engine
         count = max(map(engine.heads, models))
-        heads = [(str(number + 1), str(number)) for number in range(count)] if count > 1 else []
-        return [(self.site.words.label("image_mean"), MEAN), *heads], max(map(engine.depth, models))
+        heads = [(str(number), str(number)) for number in range(count)] if count > 1 else []
+        return [(self.site.words.label("image_mean"), MEAN), *heads], max(map(engine.depth, models)) - 1
 
     def read_size(self, data: Mapping[Any, Any]) -> int | None:
         """Return the resolution, as in `Input`."""
@@ -235,18 +232,18 @@ class ImageTab:
         """Forget the ground truth, and why another was refused."""
         return picked and replace(picked, mask=None), gr.HTML(visible=False)
 
-    def fit(self, first: str, second: str, kind: str, head: str, block: int, depth: int) -> tuple[Any, Any, int]:
+    def fit(self, first: str, second: str, kind: str, head: str, block: int, last: int) -> tuple[Any, Any, int]:
         """Update head and layer for other models or another kind of map: what does not apply cannot be moved.
 
-        block: the layer that was chosen, from 1; the last one stays the last. depth: of the deepest model before.
+        block: the layer that was chosen; the last one stays the last. last: layer of the deepest model before.
         """
-        choices, deepest = self._heads_and_depth(chosen_models(first, second))
+        choices, now_last = self._heads_and_last(chosen_models(first, second))
         value = head if head in [value for _, value in choices] else MEAN
         several = kind == "attention" and len(choices) > 1
-        layer = deepest if block >= depth else min(block, deepest)
-        movable = kind in OF_BLOCKS and deepest > 1
-        slider = gr.Slider(value=layer, maximum=max(deepest, 2), interactive=movable)
-        return gr.Radio(choices, value=value, interactive=several), slider, deepest
+        layer = now_last if block >= last else min(block, now_last)
+        movable = kind in OF_BLOCKS and now_last > 0
+        slider = gr.Slider(value=layer, maximum=max(now_last, 1), interactive=movable)
+        return gr.Radio(choices, value=value, interactive=several), slider, now_last
 
     def enlarge(self, event: gr.SelectData) -> str:
         """Choose the head that was clicked in the gallery."""
@@ -268,10 +265,10 @@ class ImageTab:
         )
 
     def _controls(self, data: Mapping[Any, Any]) -> Controls:
-        # The slider counts layers from 1, shares are in percent.
+        # Shares are in percent.
         head = None if data[self.head] == MEAN else int(data[self.head])
         mass, opacity = data[self.mass] / 100, data[self.opacity] / 100
-        block, smooth = int(data[self.block]) - 1, data[self.smooth]
+        block, smooth = int(data[self.block]), data[self.smooth]
         return Controls(data[self.kind], head, block, mass, opacity, self.read_size(data), smooth)
 
     def _column(
@@ -290,7 +287,7 @@ class ImageTab:
         large, small = shrunk(given.picture.pixels, SHOWN), shrunk(given.picture.pixels, THUMBNAIL, THUMBNAIL)
         heads: list[tuple[str, str]] = []
         for number in range(1, len(drawn.maps)):
-            values = {"head": number, "share": f"{drawn.shares[number]:.0%}"}
+            values = {"head": number - 1, "share": f"{drawn.shares[number]:.0%}"}
             score = drawn.jaccards[number]
             if score is None:
                 caption = say(request, "image_head_caption", **values)
@@ -315,9 +312,9 @@ class ImageTab:
         heads = len(drawn.maps) - 1
         if heads:
             key = "image_place_head" if drawn.place else "image_place_mean"
-            parts.append(say(request, key, head=drawn.place, heads=heads))
+            parts.append(say(request, key, head=drawn.place - 1, heads=heads, last=heads - 1))
         if drawn.block is not None:
-            parts.append(say(request, "image_place_layer", layer=drawn.block[0] + 1, layers=drawn.block[1]))
+            parts.append(say(request, "image_place_layer", layer=drawn.block[0], last=drawn.block[1] - 1))
         _, rows, columns = drawn.maps.shape
         parts.append(say(request, "image_caption_size", columns=columns, rows=rows, size=engine.size(given)))
         return f"**{literal(model)}**\n\n{share}\n\n<span class='small'>{' · '.join(parts)}</span>"
