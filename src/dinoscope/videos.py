@@ -1,4 +1,4 @@
-"""Masks of objects over the frames of a video, and the writing of both: PNG, and MP4 or GIF."""
+"""Masks of objects over the frames of a video, and the writing of both: PNG, and MP4, WebM or GIF."""
 
 from __future__ import annotations
 
@@ -22,6 +22,8 @@ CODECS = ("vp09", "mp4v")
 """VP9, which OpenCV's wheels can write and browsers play, then MPEG-4 part 2, which browsers do not."""
 QUICK_CODECS = ("mp4v", "vp09")
 """MPEG-4 part 2 first: OpenCV writes it 100 times faster than VP9, whose speed it lets nobody set."""
+WEBM_CODECS = ("VP80", "VP90")
+"""VP8, which browsers play too and OpenCV writes five times faster than VP9, then VP9."""
 
 AddFrame = Callable[[UInt8[ndarray, "h w 3"]], None]
 
@@ -57,25 +59,26 @@ def write_followed(
 
 
 @contextmanager
-def video_writer(path: Path, fps: float, codecs: Sequence[str] = CODECS) -> Iterator[AddFrame]:
+def video_writer(path: Path, fps: float, codecs: Sequence[str] | None = None) -> Iterator[AddFrame]:
     """Give a function that takes the frames of a video (RGB, all of one size); the file is there afterwards, whole.
 
-    path: ends in .mp4 or .gif. Of a GIF, the longer side is at most 640 px and the speed at most 50 frames a second.
-    An MP4 has even sides: the last row or column is repeated where that is needed. codecs: for an MP4, the first that
-    OpenCV can write is taken.
+    path: ends in .mp4, .webm or .gif. Of a GIF, the longer side is at most 640 px and the speed at most 50 frames a
+    second. The others have even sides: the last row or column is repeated where that is needed.
+    codecs: the first that OpenCV can write is taken; by default of `CODECS`, or of `WEBM_CODECS` for a WebM.
 
     Raises UserError if no frame was given, or the file cannot be written.
     """
-    is_gif = path.suffix.lower() == ".gif"
+    kind = path.suffix.lower()
+    codecs = codecs or (WEBM_CODECS if kind == ".webm" else CODECS)
     try:
-        with replacing(path) as partial, _gif(partial, fps) if is_gif else _mp4(partial, fps, codecs) as add:
+        with replacing(path) as partial, _gif(partial, fps) if kind == ".gif" else _film(partial, fps, codecs) as add:
             yield add
     except OSError as error:
         raise UserError(f"{path} cannot be written: {error.strerror or error}") from error
 
 
 @contextmanager
-def _mp4(path: Path, fps: float, codecs: Sequence[str]) -> Iterator[AddFrame]:
+def _film(path: Path, fps: float, codecs: Sequence[str]) -> Iterator[AddFrame]:
     os.environ.setdefault("OPENCV_FFMPEG_LOGLEVEL", "-8")
     writer, written = cv2.VideoWriter(), 0
 
@@ -83,10 +86,13 @@ def _mp4(path: Path, fps: float, codecs: Sequence[str]) -> Iterator[AddFrame]:
         nonlocal written
         height, width = frame.shape[:2]
         even = cv2.copyMakeBorder(frame, 0, height % 2, 0, width % 2, cv2.BORDER_REPLICATE)
-        fourccs = (cv2.VideoWriter.fourcc(*codec) for codec in codecs)
-        size = even.shape[1::-1]
-        if not written and not any(writer.open(str(path), cv2.CAP_FFMPEG, fourcc, fps, size) for fourcc in fourccs):
-            raise OSError(f"this OpenCV writes neither of {', '.join(codecs)}; a GIF may do instead")
+        if not written:
+            with _without_stderr():  # where OpenCV warns of any codec in a WebM, also of those it writes
+                fourccs = (cv2.VideoWriter.fourcc(*codec) for codec in codecs)
+                size = even.shape[1::-1]
+                opened = any(writer.open(str(path), cv2.CAP_FFMPEG, fourcc, fps, size) for fourcc in fourccs)
+            if not opened:
+                raise OSError(f"this OpenCV writes neither of {', '.join(codecs)}; a GIF may do instead")
         writer.write(cv2.cvtColor(even, cv2.COLOR_RGB2BGR))
         written += 1
 
@@ -102,6 +108,23 @@ def _mp4(path: Path, fps: float, codecs: Sequence[str]) -> Iterator[AddFrame]:
             raise OSError("OpenCV wrote no video that can be opened again; is the disk full? A GIF may do instead")
     finally:
         capture.release()
+
+
+@contextmanager
+def _without_stderr() -> Iterator[None]:
+    """Drop what is written to the file descriptor of stderr, for a moment: all threads share it."""
+    try:
+        stderr = os.dup(2)
+    except OSError:  # there is none
+        yield
+        return
+    try:
+        with Path(os.devnull).open("wb") as nowhere:
+            os.dup2(nowhere.fileno(), 2)
+        yield
+    finally:
+        os.dup2(stderr, 2)
+        os.close(stderr)
 
 
 @contextmanager

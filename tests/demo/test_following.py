@@ -31,8 +31,8 @@ def test_masks_and_overlay_are_those_of_the_propagation(tmp_path: Path, backbone
     clip, truth = scene(tmp_path / "scenes", 0)
     frames = list(follow(backbone, clip, truth, CONFIG, tmp_path / "out"))
     assert [frame.shape for frame in frames] == [(*SIZE, 3)] * 3
-    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["masks.zip", "overlay.mp4"]
-    capture = cv2.VideoCapture(str(tmp_path / "out" / "overlay.mp4"), cv2.CAP_FFMPEG)
+    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["masks.zip", "overlay.webm"]
+    capture = cv2.VideoCapture(str(tmp_path / "out" / "overlay.webm"), cv2.CAP_FFMPEG)
     assert (capture.get(cv2.CAP_PROP_FRAME_COUNT), capture.get(cv2.CAP_PROP_FPS)) == (3, clip.fps)
     with zipfile.ZipFile(tmp_path / "out" / "masks.zip") as archive:
         names = sorted(archive.namelist())
@@ -59,7 +59,7 @@ def test_results_stay_when_the_iterator_is_closed_after_the_end(tmp_path: Path, 
     steps = follow(backbone, clip, truth, CONFIG, tmp_path / "out")
     assert len(list(steps)) == 3
     steps.close()
-    assert (tmp_path / "out" / "overlay.mp4").is_file()
+    assert (tmp_path / "out" / "overlay.webm").is_file()
 
 
 def test_what_fails_leaves_nothing(tmp_path: Path, backbone: torch.nn.Module) -> None:

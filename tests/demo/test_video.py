@@ -117,7 +117,7 @@ def test_cancelling_removes_what_was_written_and_keeps_the_marks(video: VideoTab
     assert not list(session.folder.glob("followed-*"))
     assert np.array_equal(video.ids(session, values(video)), before)
     *_, last = following(video, session)
-    assert len(list(session.folder.glob("followed-*/overlay.mp4"))) == 1
+    assert len(list(session.folder.glob("followed-*/overlay.webm"))) == 1
     assert Path(last[video.overlay]["value"]).is_file()
 
 

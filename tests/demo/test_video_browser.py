@@ -125,10 +125,13 @@ def test_a_clip_is_marked_followed_and_played(page: Any, folder: Path, tmp_path:
     page.wait_for_function("document.querySelector('#video-overlay video').readyState >= 1")
     assert video.evaluate("each => each.duration") == pytest.approx(0.5, abs=0.05)
     assert video.evaluate("each => each.videoWidth") == 128
+    page.wait_for_function(
+        "document.querySelector('#video-overlay video').getVideoPlaybackQuality().totalVideoFrames > 6"
+    )
     with page.expect_download() as download:
         page.click("#video-save-masks")
     assert download.value.suggested_filename == "masks.zip"
-    assert written(folder) == ["masks.zip", "overlay.mp4"]
+    assert written(folder) == ["masks.zip", "overlay.webm"]
 
 
 def test_too_long_a_video_is_refused_and_the_clip_stays(page: Any, tmp_path: Path) -> None:

@@ -165,16 +165,34 @@ def test_overlay_shows_each_object_in_its_colour_and_nothing_else() -> None:
 
 
 @pytest.mark.parametrize("size", [(48, 64), (33, 41)])
-@pytest.mark.parametrize("name", ["out.mp4", "out.gif"])
+@pytest.mark.parametrize("name", ["out.mp4", "out.webm", "out.gif"])
 def test_what_is_written_can_be_read_again(tmp_path: Path, name: str, size: tuple[int, int]) -> None:
     with video_writer(tmp_path / name, 20) as add:
         for number in range(4):
             add(grey(60 * number, size))
     video = open_video(tmp_path / name)
     assert video.fps == 20
-    assert video.size == ((size[0] + 1) // 2 * 2, (size[1] + 1) // 2 * 2) if name == "out.mp4" else size
+    assert video.size == ((size[0] + 1) // 2 * 2, (size[1] + 1) // 2 * 2) if name != "out.gif" else size
     assert [round(frame.mean() / 60) for frame in video] == [0, 1, 2, 3]
     assert [path.name for path in tmp_path.iterdir()] == [name]
+
+
+def test_a_webm_is_vp8_close_to_what_was_drawn_and_opened_in_silence(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    rows, columns = np.mgrid[:96, :128]
+    frames = [
+        np.stack([128 + 100 * np.sin((columns + 5 * number) / 9), 2 * rows, columns + rows], axis=-1).astype(np.uint8)
+        for number in range(6)
+    ]
+    with video_writer(tmp_path / "out.webm", 12) as add:
+        for frame in frames:
+            add(frame)
+    assert capfd.readouterr().err == ""
+    assert b"V_VP8" in (tmp_path / "out.webm").read_bytes()
+    for frame, decoded in zip(frames, open_video(tmp_path / "out.webm"), strict=True):
+        error = np.square(frame.astype(float) - decoded).mean()
+        assert 10 * np.log10(255**2 / error) > 32  # dB
 
 
 def test_a_large_gif_is_made_smaller(tmp_path: Path) -> None:
@@ -183,7 +201,7 @@ def test_a_large_gif_is_made_smaller(tmp_path: Path) -> None:
     assert Image.open(tmp_path / "out.gif").size == (640, 180)
 
 
-@pytest.mark.parametrize("name", ["out.mp4", "out.gif"])
+@pytest.mark.parametrize("name", ["out.mp4", "out.webm", "out.gif"])
 def test_an_interrupted_video_leaves_what_was_there(tmp_path: Path, name: str) -> None:
     (tmp_path / name).write_bytes(b"earlier")
 
@@ -198,7 +216,7 @@ def test_an_interrupted_video_leaves_what_was_there(tmp_path: Path, name: str) -
     assert [path.name for path in tmp_path.iterdir()] == [name]
 
 
-@pytest.mark.parametrize("name", ["out.mp4", "out.gif"])
+@pytest.mark.parametrize("name", ["out.mp4", "out.webm", "out.gif"])
 def test_a_video_without_frames_is_not_written(tmp_path: Path, name: str) -> None:
     with pytest.raises(UserError, match=f"{name} cannot be written"), video_writer(tmp_path / name, 24):
         pass

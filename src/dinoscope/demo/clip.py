@@ -253,7 +253,7 @@ def follow(
 ) -> Generator[UInt8[ndarray, "h w 3"], None, None]:
     """Propagate the objects of the first frame's mask through the clip; yield each frame with its objects, in RGB.
 
-    folder: is made, with overlay.mp4 and masks.zip (palette PNGs 00000.png..., values as in the mask) at the end.
+    folder: is made, with overlay.webm and masks.zip (palette PNGs 00000.png..., values as in the mask) at the end.
     If the iterator is closed before the end, or anything fails, it is removed with everything in it.
 
     Raises Refused if nothing is marked, UserError as `propagate` does, or OSError if something cannot be written.
@@ -264,7 +264,7 @@ def follow(
     try:
         masks.mkdir(parents=True)
         results = propagate(backbone, clip, {0: mask}, config)
-        yield from write_followed(results, clip, clip.fps, masks, folder / "overlay.mp4")
+        yield from write_followed(results, clip, clip.fps, masks, folder / "overlay.webm")
         shutil.make_archive(str(masks), "zip", masks)
         shutil.rmtree(masks)
     except BaseException:  # GeneratorExit too: whoever cancels closes the iterator

@@ -446,7 +446,7 @@ class VideoTab:
     def _results(
         self, text: str, *, running: bool = False, moving: Path | None = None, folder: Path | None = None
     ) -> Updates:
-        overlay, masks = (folder and str(folder / name) for name in ("overlay.mp4", "masks.zip"))
+        overlay, masks = (folder and str(folder / name) for name in ("overlay.webm", "masks.zip"))
         done = folder is not None
         updates = {
             self.progress: text,
