@@ -118,6 +118,7 @@ class Line:
     low, high: a band around it, or empty.
     color: as CSS has it ("#rrggbb"); "" for the next of the palette.
     style: as matplotlib has it: "-", "--", ":" or "-.".
+    marker: likewise, set on a few points of the line however many it has; "" for dots on lines of few points.
     baseline: drawn in black, over the others.
     """
 
@@ -128,6 +129,7 @@ class Line:
     high: tuple[float, ...] = ()
     color: str = ""
     style: str = ""
+    marker: str = ""
     baseline: bool = False
 
 

@@ -9,10 +9,24 @@ from typing import Any
 import numpy as np
 import pytest
 from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.colors import rgb_to_hsv, to_rgb
 from matplotlib.text import Annotation, Text
 from PIL import Image
 
-from dinoscope.report.charts import Curve, Panel, Point, accuracy, curves, figure_files, file_names, png, scatter, svg
+from dinoscope.report.charts import (
+    STYLES,
+    Curve,
+    Panel,
+    Point,
+    accuracy,
+    curves,
+    figure_files,
+    file_names,
+    looks,
+    png,
+    scatter,
+    svg,
+)
 
 
 def points(count: int, spread: float = 6.0) -> tuple[Point, ...]:
@@ -93,8 +107,11 @@ def test_curves_have_a_panel_per_architecture_and_a_name_per_row() -> None:
     first, second = figure.axes
     assert [text.get_text() for text in figure.legends[0].get_texts()] == ["DINO", "BYOL", "DINO a", "DINO b"]
     assert len(first.lines) == 3
-    assert first.lines[0].get_color() == first.lines[1].get_color() == second.lines[0].get_color()
-    assert second.lines[0].get_linestyle() != second.lines[1].get_linestyle()
+    assert first.lines[0].get_color() == first.lines[1].get_color() != first.lines[2].get_color()
+    hues = [rgb_to_hsv(to_rgb(line.get_color()))[0] for line in (first.lines[0], *second.lines)]
+    assert hues == pytest.approx([hues[0]] * 3, abs=0.01)
+    for look in ("get_color", "get_linestyle", "get_marker"):
+        assert getattr(second.lines[0], look)() != getattr(second.lines[1], look)()
     assert np.array_equal(first.lines[1].get_ydata(), [11, 21])
 
 
@@ -137,3 +154,61 @@ def test_points_of_one_speed_are_rows_with_the_best_on_top() -> None:
 def test_points_of_different_speeds_keep_the_axis_of_speed() -> None:
     far = (Point("BYOL", "RN50", "BYOL", 100, 50), Point("DINO", "RN50", "DINO", 112, 70))
     assert accuracy([Panel("k-NN", far)], "images/s").axes[0].get_xlabel() == "images/s"
+
+
+TWINS = tuple(Point("DINO", "ViT-S/16", f"DINO {'a long name of a run ' * 3}{end}", 100, 50) for end in ("one", "two"))
+
+
+def shown(axis: Any) -> list[tuple[str, Any]]:
+    """Marker and colour of each point."""
+    return [(line.get_marker(), line.get_color()) for line in axis.lines if line.get_marker() not in ("None", "_", "|")]
+
+
+def test_two_runs_of_one_method_have_names_markers_and_shades_of_their_own() -> None:
+    other = Point("BYOL", "RN50", "BYOL", 105, 60)
+    figure = accuracy([Panel("k-NN", (*TWINS, other)), Panel("Linear", TWINS[1:])], "images/s")
+    first, second = figure.axes
+    names = [text.get_text().replace("\n", " ") for text in first.get_yticklabels()]
+    assert names == ["BYOL", *(point.label for point in TWINS)]
+    looks_of = shown(first)
+    assert len({marker for marker, _ in looks_of}) == len({color for _, color in looks_of}) == 3
+    assert shown(second) == looks_of[2:]  # a run looks the same in every panel
+    legend = {
+        text.get_text(): (handle.get_marker(), handle.get_color())
+        for text, handle in zip(figure.legends[0].get_texts(), figure.legends[0].legend_handles, strict=True)
+    }
+    assert legend == dict(zip(("BYOL", *(point.label for point in TWINS)), looks_of, strict=True))
+
+
+def test_two_architectures_of_one_method_are_rows_of_different_names() -> None:
+    pair = (Point("DINO", "RN50", "DINO", 100, 50), Point("DINO", "ViT-S/16", "DINO", 100, 40))
+    axis = accuracy([Panel("k-NN", pair)], "images/s").axes[0]
+    assert [text.get_text() for text in axis.get_yticklabels()] == ["DINO, RN50", "DINO, ViT-S/16"]
+    assert len({marker for marker, _ in shown(axis)}) == 2
+
+
+def test_points_that_are_not_runs_keep_the_marker_of_their_kind() -> None:
+    axis = scatter([Panel("k-NN", TWINS)], "images/s", by_run=False).axes[0]
+    assert len(set(shown(axis))) == 1
+
+
+def test_a_line_of_many_points_has_markers_if_its_method_has_several_runs() -> None:
+    epochs = tuple(map(float, range(200)))
+    names = ("a", "b", "c", "d")
+    runs = [
+        Curve(method, "RN50", name, epochs, epochs)
+        for name, method in zip(names, ("DINO",) * 3 + ("BYOL",), strict=True)
+    ]
+    lines = curves(runs, "online k-NN (%)").axes[0].lines
+    assert len({line.get_marker() for line in lines[:3]}) == 3
+    every: list[Any] = [line.get_markevery() for line in lines[:3]]
+    assert all(6 <= len(range(start, 200, step)) <= 8 for start, step in every)
+    assert len({start for start, _ in every}) == 3  # lines on each other show the markers of all
+    assert lines[3].get_marker() in ("", "None")
+
+
+@pytest.mark.parametrize("runs", [4, 5, 9, 30])
+def test_no_two_runs_of_one_method_look_alike(runs: int) -> None:
+    lines = looks([(str(number), "DINO") for number in range(runs)])
+    assert len({(line.color, line.style, line.marker) for line in lines}) == runs
+    assert {line.style for line in lines} <= set(STYLES)

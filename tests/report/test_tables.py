@@ -13,7 +13,7 @@ from markdown_it import MarkdownIt
 
 from dinoscope.report.page import Document, render
 from dinoscope.report.page import Section as Part
-from dinoscope.report.tables import csv_text, escape_latex, latex, markdown
+from dinoscope.report.tables import csv_text, escape_latex, latex, markdown, without_places
 from dinoscope.tables import Column, Section, Table, TableRow, best_marked
 from dinoscope.text import spreadsheet_cell
 
@@ -175,3 +175,25 @@ def test_a_table_for_a_thesis_has_a_label_and_neither_empty_columns_nor_places_o
     assert "Model & k-NN \\\\" in set_table
     assert "mine\\textsuperscript{1} & \\textbf{5.0} \\\\\nother & 4.0 \\\\" in set_table
     assert "data cifar10/train (most: few/train) and cifar10/val, im/s and top-1/top-5 at https://a.org/b" in set_table
+
+
+@pytest.mark.parametrize(
+    ("text", "short"),
+    [
+        ("/home/Ana María/my runs/mine", "mine"),
+        (r"C:\Users\Ana María\my data\cifar10\val", "cifar10/val"),
+        ("data /mnt/my  disk/x", "data my  disk/x"),  # no path: two spaces
+        (
+            "data /mnt/my disk/a b c/train and /mnt/my disk/val, 3 classes",
+            "data a b c/train and my disk/val, 3 classes",
+        ),
+        ("of /data/train at 300 images/s and top-1/top-5", "of data/train at 300 images/s and top-1/top-5"),
+        (
+            "weights /runs/a. See k-NN and/or linear/probe (/mnt/my disk/b)",
+            "weights a. See k-NN and/or linear/probe (b)",
+        ),
+        ("/data/train and cifar10/val; ~/my runs/last run", "data/train and cifar10/val; last run"),
+    ],
+)
+def test_a_path_with_spaces_is_shortened_to_its_name(text: str, short: str) -> None:
+    assert without_places(text) == short

@@ -8,7 +8,7 @@ from __future__ import annotations
 import io
 import math
 import textwrap
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -16,7 +16,7 @@ import matplotlib
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
-from matplotlib.colors import to_hex
+from matplotlib.colors import to_hex, to_rgb
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import LogLocator, MaxNLocator, NullFormatter, NullLocator, StrMethodFormatter
@@ -42,6 +42,8 @@ LINE_COLORS = ("#e69f00", "#56b4e9", "#009e73", "#cc79a7", "#d55e00", "#0072b2")
 BASELINE, BAR, MARKED = "#000000", "#0072b2", "#d55e00"
 MARKERS = ("o", "s", "^", "D", "v", "P", "X", "*")
 STYLES = ("-", "--", ":", "-.")
+_SHADES = (0.0, -0.4, 0.35, -0.7)
+"""Of a method's colour for its first run and the next ones: share of the way to black (below 0) or to white."""
 
 STYLE: Any = {
     "font.family": FONT,
@@ -84,6 +86,7 @@ MAX_POINTS = 240
 _PANELS = 3  # in a row
 _LABEL_LETTERS, _TITLE_LETTERS = 26, 44  # on one line
 _FREE_ROWS, _FREE_LETTERS = 13, 30  # of a legend in the place of a panel
+_MARKED_POINTS = 7  # of a line that has a marker of its own
 
 
 # --- lines ------------------------------------------------------------------------------------------------------------
@@ -112,8 +115,8 @@ def line_chart(
                 axis.xaxis.set_major_locator(MaxNLocator(4 if small else 6, integer=is_whole))
             axis.yaxis.set_major_locator(MaxNLocator(5))
         handles = [
-            Line2D([], [], color=color, linestyle=style, linewidth=1.8 if baseline else 1.5, label=label)
-            for (label, baseline), (color, style) in looks.items()
+            Line2D([], [], color=color, linestyle=style, marker=marker, linewidth=1.8 if baseline else 1.5, label=label)
+            for (label, baseline), (color, style, marker) in looks.items()
         ]
         if legend:
             _finish_lines(figure, axes, handles, chart.note)
@@ -125,8 +128,8 @@ def line_chart(
 def looks(runs: Sequence[tuple[str, str]]) -> list[Line]:
     """Return an empty line with label, colour and style for each run, given as (label, method as the field writes it).
 
-    Each method has a colour, and its runs have styles. If a method has more runs than there are styles, colours tell
-    all runs apart instead, as far as they go.
+    Each method has a colour; several runs of it have their own shade, style and marker. If a method has more runs than
+    there are styles, colours tell all runs apart instead, as far as they go.
     """
     methods = [method for _, method in runs]
     by_method = max(map(methods.count, methods), default=0) <= len(STYLES)
@@ -134,9 +137,18 @@ def looks(runs: Sequence[tuple[str, str]]) -> list[Line]:
     lines: list[Line] = []
     for place, (label, method) in enumerate(runs):
         number = methods[:place].count(method) if by_method else place // len(palette)
-        color = color_of(method) if by_method else palette[place % len(palette)]
-        lines.append(Line(label, (), (), color=color, style=STYLES[number % len(STYLES)]))
+        color = _shade(color_of(method), number) if by_method else palette[place % len(palette)]
+        is_alone = methods.count(method) == 1 if by_method else len(runs) <= len(palette)
+        at = number % len(STYLES)
+        lines.append(Line(label, (), (), color=color, style=STYLES[at], marker="" if is_alone else MARKERS[at]))
     return lines
+
+
+def _shade(color: str, number: int) -> str:
+    """Return the colour of a method's run with this number, from 0."""
+    share = _SHADES[number % len(_SHADES)]
+    red, green, blue = ((1 - abs(share)) * part + max(share, 0) for part in to_rgb(color))
+    return to_hex((red, green, blue))
 
 
 @dataclass(frozen=True)
@@ -161,8 +173,8 @@ def curves(lines: Sequence[Curve], title: str, note: str = "") -> Figure:
     return line_chart(LineChart("curves", title, drawn, note), (5.2, 4.2))
 
 
-_Looks = dict[tuple[str, bool], tuple[str, Any]]
-"""Label of a line, and whether it is the baseline (a variant may have the same label) -> colour and style."""
+_Looks = dict[tuple[str, bool], tuple[str, Any, str]]
+"""Label of a line, and whether it is the baseline (a variant may have the same label) -> colour, style and marker."""
 
 
 def _line_looks(chart: LineChart) -> _Looks:
@@ -173,22 +185,33 @@ def _line_looks(chart: LineChart) -> _Looks:
     if chart.ordered:
         # cividis is the same to all colour vision; its light end hardly shows on white
         shades = matplotlib.colormaps["cividis"](np.linspace(0.1, 0.82, max(len(free), 1)))
-        palette = [(to_hex(shade), STYLES[at % 2]) for at, shade in enumerate(shades)]
+        palette = [(to_hex(shade), STYLES[at % 2], "") for at, shade in enumerate(shades)]
     else:
-        palette = [(color, style) for style in STYLES for color in LINE_COLORS]
+        palette = [(color, style, "") for style in STYLES for color in LINE_COLORS]
     own = {key: palette[at % len(palette)] for at, key in enumerate(free)}
     return {
-        key: (BASELINE, "-") if line.baseline else (line.color, line.style or "-") if line.color else own[key]
+        key: (BASELINE, "-", "")
+        if line.baseline
+        else (line.color, line.style or "-", line.marker)
+        if line.color
+        else own[key]
         for key, line in lines.items()
     }
 
 
 def _draw_panel(axis: Axes, panel: LinePanel, looks: _Looks, max_markers: int) -> None:
     axis.set(title=panel.title, xlabel=panel.x_title, ylabel=panel.y_title)
+    labels = list(looks)
     for line in sorted(panel.lines, key=lambda line: line.baseline):  # the baseline is drawn over the others
-        color, style = looks[line.label, line.baseline]
+        color, style, marker = looks[key := (line.label, line.baseline)]
         x, y, low, high = map(_thinned, (line.x, line.y, line.low, line.high))
-        axis.plot(x, y, color=color, linestyle=style, marker="o" if len(x) <= max_markers else "")
+        if marker:
+            step = math.ceil(len(x) / _MARKED_POINTS)
+            # markers of different lines begin at different points, so that lines close together show them all
+            marks: Any = {"marker": marker, "markersize": 4.5, "markevery": (labels.index(key) % step, step)}
+        else:
+            marks = {"marker": "o" if len(x) <= max_markers else ""}
+        axis.plot(x, y, color=color, linestyle=style, **marks)
         if low:
             axis.fill_between(x, low, high, color=color, alpha=0.15, linewidth=0)
     if panel.at is not None:
@@ -228,9 +251,7 @@ def _finish_lines(figure: Figure, axes: Sequence[Axes], handles: Sequence[Line2D
         place: Any = {"loc": "upper left", "bbox_to_anchor": corner, "fontsize": 7.5, "labelspacing": 0.35}
         figure.legend(handles=list(handles), **place)
         return
-    columns = max(1, min(int(figure.get_figwidth() / (0.066 * longest + 0.55)), 5))  # inches of a letter, of a line
-    figure.set_figheight(figure.get_figheight() + 0.2 * max(math.ceil(len(handles) / columns) - 1, 0))
-    _finish(figure, handles, note, columns)
+    _finish(figure, handles, note)
 
 
 # --- accuracy against cost --------------------------------------------------------------------------------------------
@@ -280,15 +301,17 @@ def scatter(
     note: str = "",
     size: tuple[float, float] = (5.4, 5.2),
     diameters: Sequence[tuple[str, float]] = (),
+    *,
+    by_run: bool = True,
 ) -> Figure:
     """Draw accuracy against x, one panel for each kind of accuracy.
 
-    A method has a colour, an architecture a marker, a point a label and a bar for its interval. x is logarithmic if the
-    values differ by more than a factor of four. size: of a panel, in inches. diameters: further entries of the legend,
-    if markers differ in size: name and diameter in points.
+    Points look as `_point_looks` says, with a label and a bar for their interval. x is logarithmic if the values differ
+    by more than a factor of four. size: of a panel, in inches. diameters: further entries of the legend, if markers
+    differ in size: name and diameter in points. by_run: as of `_point_looks`.
     """
     points = [point for panel in panels for point in panel.points]
-    markers = dict(zip(dict.fromkeys(point.architecture for point in points), MARKERS * len(points), strict=False))
+    looks, handles = _point_looks(points, by_run=by_run)
     smallest, largest = (limit((point.x for point in points), default=0) for limit in (min, max))
     with matplotlib.rc_context(STYLE):
         figure, axes = _new_figure(len(panels), *size)
@@ -301,7 +324,7 @@ def scatter(
                 axis.xaxis.set_minor_formatter(NullFormatter())
             for point in panel.points:
                 ends = None if point.ends is None else [[point.y - point.ends[0]], [point.ends[1] - point.y]]
-                look: Any = {"color": color_of(point.method), "marker": markers[point.architecture], "zorder": 3}
+                look: Any = looks[_identity(point)] | {"zorder": 3}
                 look["markersize"] = _DIAMETER if point.diameter is None else point.diameter
                 axis.errorbar(point.x, point.y, ends if point.deviation is None else point.deviation, **look, **_DOT)
             if panel.level:
@@ -310,18 +333,63 @@ def scatter(
             axis.margins(x=0.25, y=0.12)
             low, high = axis.get_ylim()
             axis.set_ylim(max(low, -4), min(high, 106))  # a bar may leave the range of percentages, the axis not
-        handles = [
-            Line2D([], [], color=QUIET, marker=marker, markersize=6, linestyle="none", label=name)
-            for name, marker in markers.items()
-        ]
         handles += [
             Line2D([], [], color=QUIET, marker="o", markersize=diameter, linestyle="none", label=name, alpha=0.6)
             for name, diameter in diameters
         ]
         _finish(figure, handles, note)
         for axis, panel in zip(axes, panels, strict=True):
-            _label_points(figure, axis, panel.points)
+            _label_points(figure, axis, panel.points, looks)
     return figure
+
+
+_Identity = tuple[str, str, str]
+"""Method, architecture and label of a point: the same in all panels."""
+
+
+def _identity(point: Point) -> _Identity:
+    return point.method, point.architecture, point.label
+
+
+def _point_looks(
+    points: Sequence[Point], *, by_run: bool = True
+) -> tuple[dict[_Identity, dict[str, Any]], list[Line2D]]:
+    """Return the colour and the marker of each point, and the entries of the legend.
+
+    A method has a colour, and an architecture a marker, which the legend names. If a method has several points of one
+    architecture, each has a shade and a marker of its own, and the legend names them all; not without `by_run`.
+    """
+    every = list(dict.fromkeys(map(_identity, points)))
+    numbers = [by_run * [each[:2] for each in every[:place]].count(one[:2]) for place, one in enumerate(every)]
+    kinds = list(dict.fromkeys((one[1], number) for one, number in zip(every, numbers, strict=True)))
+    looks = {
+        one: {
+            "color": _shade(color_of(one[0]), number),
+            "marker": MARKERS[kinds.index((one[1], number)) % len(MARKERS)],
+        }
+        for one, number in zip(every, numbers, strict=True)
+    }
+    if any(numbers):
+        named: dict[str, dict[str, Any]] = {
+            name: looks[one] for one, name in zip(every, _unique_names(every), strict=True)
+        }
+    else:
+        named = {one[1]: {"color": QUIET, "marker": looks[one]["marker"]} for one in every}
+    entry: Any = {"markersize": 6, "linestyle": "none"}
+    return looks, [Line2D([], [], **(look | entry), label=name) for name, look in named.items()]
+
+
+def _unique_names(points: Sequence[_Identity]) -> list[str]:
+    """Return the labels, with the architecture if that tells two points of one label apart, else with a number."""
+    labels = [label for *_, label in points]
+    names = [
+        f"{label}, {architecture}" if architecture and labels.count(label) > 1 else label
+        for _, architecture, label in points
+    ]
+    return [
+        name if (number := names[: place + 1].count(name)) == 1 else f"{name} ({number})"
+        for place, name in enumerate(names)
+    ]
 
 
 ALIKE = 1.1
@@ -342,32 +410,29 @@ def accuracy(panels: Sequence[Panel], x_title: str, note: str = "", size: tuple[
 def dots(panels: Sequence[Panel], note: str = "", width: float = 5.4) -> Figure:
     """Draw accuracy along x, a row for each point, best on top; the level of a panel is a row without an interval.
 
-    A method has a colour, an architecture a marker. width: of a panel, in inches.
+    Points look as `_point_looks` says, and each row has a name of its own. width: of a panel, in inches.
     """
-    points = [point for panel in panels for point in panel.points]
-    markers = dict(zip(dict.fromkeys(point.architecture for point in points), MARKERS * len(points), strict=False))
+    looks, handles = _point_looks([point for panel in panels for point in panel.points])
     every: list[list[Point]] = []
     for panel in panels:
         level = [Point(panel.level[0], "", panel.level[0], 0.0, panel.level[1])] if panel.level else []
         every.append(sorted([*panel.points, *level], key=lambda point: -point.y))
+    names = [_row_names(rows) for rows in every]
     with matplotlib.rc_context(STYLE):
         longest = max(map(len, every), default=0)
-        figure, axes = _new_figure(len(panels), width, 0.42 * longest + 1.0)
-        for axis, panel, rows in zip(axes, panels, every, strict=True):
+        lines = max((name.count("\n") + 1 for own in names for name in own), default=1)
+        figure, axes = _new_figure(len(panels), width, max(0.42, 0.17 * lines + 0.06) * longest + 1.0)
+        for axis, panel, rows, own_names in zip(axes, panels, every, names, strict=True):
             axis.set(title=panel.title, xlabel="top-1 (%)")
-            names = [_wrapped(point.label.replace(" = ", "\u00a0=\u00a0")) for point in rows]
-            axis.set_yticks(range(len(rows)), names, color=INK)
+            axis.set_yticks(range(len(rows)), own_names, color=INK)
             axis.set_ylim(longest - 0.5, -0.7)
             axis.grid(visible=False, axis="y")
             for row, point in enumerate(rows):
                 ends = None if point.ends is None else [[point.y - point.ends[0]], [point.ends[1] - point.y]]
-                look: Any = {
-                    "color": color_of(point.method),
-                    "marker": markers.get(point.architecture, "|"),
-                    "zorder": 3,
-                }
-                look |= {"markersize": _DIAMETER, **_DOT}
-                if point.architecture not in markers:  # a stroke has no face: a white edge would hide it
+                own_look = looks.get(_identity(point))
+                look: Any = own_look or {"color": color_of(point.method), "marker": "|"}
+                look = look | {"zorder": 3, "markersize": _DIAMETER, **_DOT}
+                if own_look is None:  # the level: a stroke has no face, and a white edge would hide it
                     look |= {"markeredgecolor": look["color"], "markeredgewidth": 2}
                 axis.errorbar(point.y, row, xerr=ends if point.deviation is None else point.deviation, **look)
                 above: Any = {"xytext": (0, 6), "textcoords": "offset points", "horizontalalignment": "center"}
@@ -376,18 +441,23 @@ def dots(panels: Sequence[Panel], note: str = "", width: float = 5.4) -> Figure:
             low, high = axis.get_xlim()
             axis.set_xlim(max(low, -4), min(high, 106))
             axis.xaxis.set_major_locator(MaxNLocator(6))
-        handles = [
-            Line2D([], [], color=QUIET, marker=marker, markersize=6, linestyle="none", label=name)
-            for name, marker in markers.items()
-        ]
         _finish(figure, handles, note)
     return figure
+
+
+def _row_names(rows: Sequence[Point]) -> list[str]:
+    """Return a name for each row, cut to two lines if that leaves them different."""
+    full = [name.replace(" = ", "\u00a0=\u00a0") for name in _unique_names([*map(_identity, rows)])]
+    short = [*map(_wrapped, full)]
+    return [_wrapped(name, lines=99) if short.count(cut) > 1 else cut for name, cut in zip(full, short, strict=True)]
 
 
 _GAP = 7  # between a point and its label, in pixels
 
 
-def _label_points(figure: Figure, axis: Axes, points: Sequence[Point]) -> None:
+def _label_points(
+    figure: Figure, axis: Axes, points: Sequence[Point], looks: Mapping[_Identity, Mapping[str, Any]]
+) -> None:
     """Write each point's label next to it, where it covers neither a point nor another label; call it last of all.
 
     Points higher up choose first. A label that had to move further away is joined to its point by a thin line.
@@ -406,7 +476,7 @@ def _label_points(figure: Figure, axis: Axes, points: Sequence[Point]) -> None:
         text.remove()
         box = _free_box(x, y, radius + _GAP, width, height, taken, axis.get_window_extent())
         taken.append(box)
-        color = color_of(point.method)
+        color = looks[_identity(point)]["color"]
         line = {"arrowstyle": "-", "color": color, "linewidth": 0.7, "alpha": 0.7, "shrinkA": 1, "shrinkB": 3}
         axis.annotate(
             point.label,
@@ -605,9 +675,12 @@ def _new_figure(panels: int, width: float, height: float) -> tuple[Figure, list[
     return figure, [figure.add_subplot(rows, columns, place + 1) for place in range(panels)]
 
 
-def _finish(figure: Figure, handles: Sequence[Line2D], note: str, columns: int = 5) -> None:
-    """Lay out, with the legend, in so many columns at most, and a line of text below the panels."""
-    height = figure.get_figheight()
+def _finish(figure: Figure, handles: Sequence[Line2D], note: str) -> None:
+    """Lay out, with the legend, in at most five columns, and a line of text below the panels."""
+    longest = max((len(str(handle.get_label())) for handle in handles), default=0)
+    columns = max(1, min(int(figure.get_figwidth() / (0.066 * longest + 0.55)), 5))  # inches of a letter, of a line
+    height = figure.get_figheight() + 0.2 * max(math.ceil(len(handles) / columns) - 1, 0)
+    figure.set_figheight(height)
     bottom = 0.1 / height
     if note:
         lines = textwrap.wrap(note, round(figure.get_figwidth() * 14.5), break_long_words=False)

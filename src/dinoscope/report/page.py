@@ -112,7 +112,7 @@ class Gallery:
 
     min_width: CSS pixels below which a picture is not made smaller while there is room.
     columns: pictures in a row at most.
-    legend: of the lines in all of them (label, colour and style are used).
+    legend: of the lines in all of them (label, colour, style and marker are used).
     """
 
     figures: tuple[Figure, ...]

@@ -437,7 +437,7 @@ def csv_table(picture: Picture) -> tuple[list[str], list[list[str]]]:
 def _contents(picture: Picture, table: Table) -> Iterator[tuple[str, bytes | None]]:
     panel, x_title, note = drawing_parts(picture)
     legend = [(f"{millions} M parameters", diameter(millions)) for millions in _LEGEND]
-    drawn = scatter([panel], x_title, note, (9.6, 6.6), legend)
+    drawn = scatter([panel], x_title, note, (9.6, 6.6), legend, by_run=False)
     texts = {
         "sota.md": f"# {table.caption}\n\n![{panel.title}](sota.png)\n\n" + markdown(table),
         "sota.csv": csv_text(*csv_table(picture)),

@@ -63,7 +63,10 @@ def markdown(table: Table) -> str:
     return "\n\n".join(parts) + "\n"
 
 
-_PATH = re.compile(r"(?<![\w.:/])(?:[A-Za-z]:[\\/]|~?/)(?:[^\s/\\,;]+[\\/])*([^\s/\\,;]*[^\s/\\,;)])")
+# A folder may have spaces in its name, unless a word of it is one that joins the path to the sentence, or ends another.
+_JOINS = r"(?:and|or|at|with|of|in|to|on|for|as|from)\b"
+_FOLDER = rf"[^\s/\\,;]+(?:(?<![.:)]) (?!{_JOINS})[^\s/\\,;]+)*[\\/]"
+_PATH = re.compile(rf"(?<![\w.:/])(?:[A-Za-z]:[\\/]|~?/)(?:{_FOLDER})*([^\s/\\,;]*[^\s/\\,;)])")
 _SPLITS = ("train", "val", "test")
 
 
