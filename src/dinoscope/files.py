@@ -12,6 +12,7 @@ import json
 import logging
 import math
 import os
+import re
 import shutil
 import sys
 import tempfile
@@ -227,6 +228,11 @@ def _read_object(file: Path, limit: float = math.inf) -> dict[str, object]:
     except (OSError, ValueError, RecursionError):
         return {}
     return values if isinstance(values, dict) else {}
+
+
+def safe_name(text: str, otherwise: str) -> str:
+    """Return a text as a part of names of files, on any system; `otherwise` if nothing of it can be one."""
+    return re.sub(r"[^\w.+-]+", "-", text).strip("-.") or otherwise
 
 
 def unique_names(names: Iterable[str]) -> list[str]:

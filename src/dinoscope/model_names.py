@@ -25,7 +25,7 @@ from dinoscope import checkpoint
 from dinoscope.config import from_dict
 from dinoscope.errors import UserError
 from dinoscope.features import Watch
-from dinoscope.files import OFFLINE_VARIABLE, RUN_SETTINGS, cache_folder, is_offline, unique_names
+from dinoscope.files import OFFLINE_VARIABLE, RUN_SETTINGS, cache_folder, is_offline, safe_name, unique_names
 from dinoscope.methods import DISPLAY, shown_name
 from dinoscope.methods.method import MethodConfig
 from dinoscope.models import backbone as backbones
@@ -154,7 +154,7 @@ def load_models(names: Sequence[str | Path | Model], watch: Watch = say_once) ->
 
 def folder_names(labels: Sequence[str]) -> list[str]:
     """Return names of folders for labels that may hold anything; equal ones are numbered."""
-    return unique_names([re.sub(r"[^\w.+-]+", "-", label).strip("-.") or "model" for label in labels])
+    return unique_names([safe_name(label, "model") for label in labels])
 
 
 def load_model(name: str, watch: Watch = say_once) -> Model:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import re
 import shutil
+import zipfile
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -154,6 +155,12 @@ def test_models_kinds_and_saving(visit: Visit) -> None:
     link.wait_for(timeout=PATIENCE)
     with visit.page.expect_download() as download:
         link.click()
+    assert download.value.suggested_filename.endswith("-maps.zip")
+    with zipfile.ZipFile(download.value.path()) as archive:
+        assert any(name.endswith("-gradcam-mask.png") for name in archive.namelist())
+    with visit.page.expect_download() as download:
+        visit.page.locator("#first-overlay").get_by_role("link").first.click()
+    assert re.fullmatch(r"\w+-random-.*-gradcam\.png", download.value.suggested_filename)
     assert Path(download.value.path()).read_bytes().startswith(b"\x89PNG")
 
 

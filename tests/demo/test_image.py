@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import zipfile
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -48,7 +49,9 @@ def test_a_model_without_attention_says_so_beside_one_that_has_it(tab: ImageTab,
     results = tab.draw(data, ENGLISH)
     vit, resnet = results[:COLUMN], results[COLUMN:]
     assert "of the image" in vit[1]
-    assert Path(vit[2]["value"]).is_file()
+    file = Path(vit[2]["value"])
+    assert file.read_bytes().startswith(b"\x89PNG")
+    assert file.name == "picture-vit-rollout.png"
     assert vit[2]["alt_text"] == "Rollout (all layers): vit, picture.png"
     assert "no attention to roll out" in resnet[1]
     assert vit[1].startswith("**vit**\n\n")
@@ -90,4 +93,26 @@ def test_images_of_long_names_are_saved(
     model = replace(tab.site.engine.models["vit"], label="m" * 120)
     tab.site.engine.models[model.label] = model
     tab.save(values(tab, picked, model.label, size="own"), ENGLISH)
-    assert list(tab.site.folder.glob("*/ñ*_mean_mask.png"))
+    (file,) = tab.site.folder.glob("*/*.zip")
+    assert file.name == "ñ" * 40 + "-maps.zip"
+    with zipfile.ZipFile(file) as archive:
+        assert len(archive.namelist()) == 3 * 4
+        assert all(len(name.encode()) <= 255 for name in archive.namelist())
+
+
+def test_one_zip_holds_the_pictures_of_both_models_under_telling_names(
+    tab: ImageTab, picture_file: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("GRADIO_TEMP_DIR", str(picture_file.parent))
+    picked = Sample(picture_file.rename(picture_file.with_name("my cat?.png")))
+    for label in ("runs/a b", "runs/a:b"):  # of equal names on a disk
+        tab.site.engine.models[label] = replace(tab.site.engine.models["vit"], label=label)
+    update, _ = tab.save(values(tab, picked, "runs/a b", "runs/a:b", size="own"), ENGLISH)
+    path = update.value["path"] if isinstance(update.value, dict) else update.value
+    assert Path(path).name == "my-cat-maps.zip"
+    with zipfile.ZipFile(path) as archive:
+        names = archive.namelist()
+        with archive.open("my-cat-runs-a-b-2-head1-mask.png") as entry:
+            assert cv2.imdecode(np.frombuffer(entry.read(), np.uint8), cv2.IMREAD_UNCHANGED).shape == (48, 64)
+    assert len(set(names)) == len(names) == 2 * 3 * 4
+    assert {"my-cat-runs-a-b-mean.png", "my-cat-runs-a-b-2-head2-outline.png"} < set(names)

@@ -109,7 +109,10 @@ def test_ten_people_at_once_get_their_pictures(address: str, monkeypatch: pytest
         overlays = [value for value in values if isinstance(value, dict) and "path" in value]
         assert len(overlays) == 4  # overlay and mask of two models
         first = people[0].client.get(f"{people[0].address}file={overlays[0]['path']}")
-        assert first.content.startswith(b"\xff\xd8\xff")
+        assert first.content.startswith(b"\x89PNG")
+        assert overlays[0]["orig_name"].endswith("-mean.png")
+        mask = people[0].client.get(f"{people[0].address}file={overlays[1]['path']}")
+        assert mask.content.startswith(b"\xff\xd8\xff")
     waiting = [message for person in people for message in person.messages if message["msg"] == "estimation"]
     assert max(message["rank"] for message in waiting) > 0  # told how many are before them
 

@@ -68,12 +68,15 @@ def test_overlay_strength_and_patches(engine: Engine, picture_file: Path) -> Non
 def test_pictures_to_keep_are_as_large_as_the_image(engine: Engine, picture_file: Path) -> None:
     given = Input("vit", engine.picture(picture_file), 32)
     written = dict(full_size(engine, given, Controls()))
-    assert list(written)[:6] == ["mean", "mean_mask", "mean_outline", "head0", "head0_mask", "head0_outline"]
+    assert list(written)[:6] == ["mean", "mean-mask", "mean-outline", "head0", "head0-mask", "head0-outline"]
     assert len(written) == 3 * 4
     assert {pixels.shape[:2] for pixels in written.values()} == {given.picture.size}
-    assert set(np.unique(written["mean_mask"])) == {0, 255}
+    assert set(np.unique(written["mean-mask"])) == {0, 255}
     single = dict(full_size(engine, given, Controls(kind="gradcam")))
-    assert list(single) == ["gradcam", "gradcam_mask", "gradcam_outline"]
+    assert list(single) == ["gradcam", "gradcam-mask", "gradcam-outline"]
+    assert "layer1-head2-mask" in dict(full_size(engine, given, Controls(block=1)))
+    resnet = full_size(engine, Input("resnet", given.picture, 32), Controls())
+    assert next(resnet)[0] == "energy"  # what is shown for attention
 
 
 def test_pictures_are_shrunk_or_enlarged_to_be_seen() -> None:

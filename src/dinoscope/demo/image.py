@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import uuid
+import zipfile
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -15,21 +16,32 @@ import numpy as np
 import torch
 from jaxtyping import Bool, Float, UInt8
 from numpy import ndarray
+from PIL import Image
 from torch import Tensor
 
 from dinoscope.demo.engine import OF_BLOCKS, Engine, Input
 from dinoscope.demo.pictures import SHOWN, THUMBNAIL, GroundTruth, Picture, Pixels, Refused, Sample, read_truth, shrunk
-from dinoscope.demo.site import LIGHT, NOTHING, Radio, Site, chosen_models, for_models, literal, refusals_shown
+from dinoscope.demo.site import (
+    LIGHT,
+    NOTHING,
+    Radio,
+    Site,
+    chosen_models,
+    for_models,
+    literal,
+    name_of_picture,
+    refusals_shown,
+)
 from dinoscope.evaluation.voc import jaccard
 from dinoscope.explain.attention import map_masks, mean_and_heads
 from dinoscope.explain.maps import MAPS
+from dinoscope.files import replacing
 from dinoscope.model_names import folder_names
-from dinoscope.pictures import OPACITY, mask_overlay, overlay, write_png
+from dinoscope.pictures import OPACITY, mask_overlay, overlay
 
 MEAN = "mean"
 OWN = "own"
 SIZES = (224, 320, 480, 640)
-_NAME = 40  # characters of an image's name in those of saved files, for which most systems allow 255 bytes
 _BLANK: list[Any] = [gr.skip(), "", None, None, []] * 2  # what is shown if there is no image, or it cannot be used
 
 
@@ -56,6 +68,7 @@ class View:
 
     shares: of the image in each map's mask. jaccards: of each mask with the ground truth, 0 to 1, if there is one.
     place: of the map that is chosen. block: of how many; None for kinds of map that are of the whole network.
+    names: of the maps, for files: "mean" and "head0", or the kind; "layer3-" before it if that is not the last one.
     """
 
     maps: Float[Tensor, "maps rows columns"]
@@ -64,6 +77,7 @@ class View:
     jaccards: Sequence[float | None]
     place: int
     block: tuple[int, int] | None
+    names: list[str]
 
 
 def view(engine: Engine, given: Input, controls: Controls, truth: GroundTruth | None = None) -> View:
@@ -79,18 +93,22 @@ def view(engine: Engine, given: Input, controls: Controls, truth: GroundTruth | 
     if truth is not None and truth.objects.any():
         objects, valid = torch.from_numpy(truth.objects), torch.from_numpy(truth.valid)
         jaccards = [jaccard(mask, objects, valid) for mask in masks]
-    return View(maps, masks, [mask.float().mean().item() for mask in masks], jaccards, place, block)
+    heads = [f"head{number}" for number in range(len(maps) - 1)]
+    names = [MEAN, *heads] if heads else [engine.shown_kind(given.model, controls.kind)]
+    if block is not None and block[0] < depth - 1:
+        names = [f"layer{block[0]}-{name}" for name in names]
+    shares = [mask.float().mean().item() for mask in masks]
+    return View(maps, masks, shares, jaccards, place, block, names)
 
 
 def full_size(engine: Engine, given: Input, controls: Controls) -> Iterator[tuple[str, UInt8[ndarray, "h w *c"]]]:
     """Yield (name, picture): overlay, mask (0 or 255) and outline of every map at the image's own size."""
     drawn, pixels = view(engine, given, controls), given.picture.pixels
-    heads = [f"head{number}" for number in range(len(drawn.maps) - 1)]
-    for name, values, mask in zip(["mean", *heads] if heads else [controls.kind], drawn.maps, drawn.masks, strict=True):
+    for name, values, mask in zip(drawn.names, drawn.maps, drawn.masks, strict=True):
         full = mask.numpy().astype(np.uint8) * 255
         yield name, draw_map(pixels, values, controls)
-        yield f"{name}_mask", cv2.resize(full, given.picture.size[::-1], interpolation=cv2.INTER_NEAREST_EXACT)
-        yield f"{name}_outline", mask_overlay(pixels, mask.numpy())
+        yield f"{name}-mask", cv2.resize(full, given.picture.size[::-1], interpolation=cv2.INTER_NEAREST_EXACT)
+        yield f"{name}-outline", mask_overlay(pixels, mask.numpy())
 
 
 def draw_map(pixels: Pixels, values: Float[Tensor, "rows columns"], controls: Controls) -> Pixels:
@@ -150,7 +168,7 @@ class ImageTab:
             self.truth, self.truth_complaint = site.upload("truth", "image_truth", placeholder=drop, **settings)
         self.save_button = gr.Button(word("image_save"), size="sm", elem_id="save")
         self.save_complaint = site.complaint("save")
-        self.files = gr.File(label=word("image_files"), file_count="multiple", visible=False, elem_id="files")
+        self.files = gr.File(label=word("image_files"), visible=False, elem_id="files")
 
     def _build_column(self, name: str) -> list[Any]:
         # What shows one model, in the order of `_BLANK`.
@@ -296,7 +314,7 @@ class ImageTab:
             heads.append((show(draw_map(small, drawn.maps[number], controls)), caption))
         return [
             self._caption(given, controls.kind, drawn, request),
-            shown(f"image_kind_{kind}", draw_map(large, drawn.maps[drawn.place], controls)),
+            shown(f"image_kind_{kind}", draw_map(large, drawn.maps[drawn.place], controls), drawn.names[drawn.place]),
             shown("image_mask", mask_overlay(large, drawn.masks[drawn.place].numpy())),
             gr.Gallery(heads, visible=bool(heads)),
         ]
@@ -320,7 +338,7 @@ class ImageTab:
         return f"**{literal(model)}**\n\n{share}\n\n<span class='small'>{' · '.join(parts)}</span>"
 
     def save(self, data: dict[Any, Any], request: gr.Request) -> tuple[Any, Any]:
-        """Offer PNG files of everything that is shown, at the image's own size, or show why there are none."""
+        """Offer a ZIP of PNGs of everything that is shown, at the image's own size, or show why there is none."""
         try:
             return self._saved(data), gr.HTML(visible=False)
         except Refused as error:
@@ -333,14 +351,14 @@ class ImageTab:
         picture, _ = self._read(picked)
         controls = self._controls(data)
         models = chosen_models(data[self.first], data[self.second])
-        folder, files = self.site.folder / uuid.uuid4().hex, list[str]()
-        folder.mkdir()
-        for model, name in zip(models, folder_names(models), strict=True):
-            for what, pixels in full_size(self.site.engine, Input(model, picture, controls.size), controls):
-                file = folder / f"{picked.path.stem[:_NAME]}_{name}_{what}.png"
-                write_png(file, pixels)
-                files.append(str(file))
-        return gr.File(files, visible=True)
+        file = self.site.folder / uuid.uuid4().hex / f"{name_of_picture(picked.path.name)}-maps.zip"
+        file.parent.mkdir()
+        with replacing(file) as partial, zipfile.ZipFile(partial, "w") as archive:
+            for model, label in zip(models, folder_names([model[:36] for model in models]), strict=True):
+                for what, pixels in full_size(self.site.engine, Input(model, picture, controls.size), controls):
+                    with archive.open(f"{name_of_picture(picked.path.name, label, what)}.png", "w") as entry:
+                        Image.fromarray(pixels).save(entry, "png")
+        return gr.File(str(file), visible=True)
 
     def _read(self, picked: Sample) -> tuple[Picture, GroundTruth | None]:
         engine = self.site.engine

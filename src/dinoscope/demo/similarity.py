@@ -151,14 +151,15 @@ class SimilarityTab:
             caption = site.words.say(request, key, model=model, low=drawn.low, best=drawn.best, share=drawn.share)
             names = [sample.path.name for sample in samples]
 
-            def row(part: str, drawn_pictures: Sequence[Pixels]) -> list[Any]:
+            def row(part: str, drawn_pictures: Sequence[Pixels], what: str) -> list[Any]:
                 keys = [f"similarity_{part}{place}" for place in ("here", "there")]
                 return [
-                    site.shown(request, model, name, key, pixels)
+                    site.shown(request, model, name, key, pixels, what)
                     for key, name, pixels in zip(keys, names, drawn_pictures, strict=False)
                 ]
 
-            return [caption, *row("", drawn.similar), *missing, *row("colors_", drawn.colors), *missing]
+            similar, colors = row("", drawn.similar, "similar"), row("colors_", drawn.colors, "colors")
+            return [caption, *similar, *missing, *colors, *missing]
 
         clicked = _marked(pictures[0], shrunk(pictures[0].pixels, _SHOWN), point, pictures[0].size)
         return [site.show(clicked), *for_models(data[self.image.first], data[self.image.second], show)]

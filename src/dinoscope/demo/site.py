@@ -27,6 +27,7 @@ from dinoscope.data.images import decode
 from dinoscope.demo.engine import Engine
 from dinoscope.demo.languages import FALLBACK, LANGUAGES, Language, data_file, preferred
 from dinoscope.demo.pictures import THUMBNAIL, Refused, Sample, shrunk
+from dinoscope.files import safe_name
 
 NOTHING = ""
 """As the second model: only one is shown."""
@@ -34,6 +35,7 @@ LIGHT: Any = {"api_visibility": "private", "concurrency_limit": 8, "show_progres
 """Settings of events that run no network."""
 
 _PREVIEW = 480  # px
+_NAME = 40  # characters
 _A_NUMBER = re.compile(r"[\d\s.,:%×+-]*")
 
 
@@ -144,6 +146,14 @@ def refusals_shown(otherwise: Any) -> Callable[..., Any]:
     return decorate
 
 
+def name_of_picture(file: str, *parts: str) -> str:
+    """Return a name for a picture of an image's file, such as "cat-dino-head3", without an ending.
+
+    Of each part 40 characters are taken: most systems allow 255 bytes.
+    """
+    return "-".join(safe_name(part, "image")[:_NAME] for part in (Path(file).stem, *parts))
+
+
 @dataclass(frozen=True)
 class Site:
     """What the page is built from.
@@ -202,11 +212,17 @@ class Site:
         label: Any = self.words.label(key)
         return gr.Image(label=label, alt_text=label, format="jpeg", interactive=False, **settings)
 
-    def shown(self, request: gr.Request, model: str, file: str, key: str, pixels: UInt8[ndarray, "h w 3"]) -> Any:
-        """Return the update of a `picture` that shows pixels. What they are, of which model and file, is read out."""
+    def shown(
+        self, request: gr.Request, model: str, file: str, key: str, pixels: UInt8[ndarray, "h w 3"], saved: str = ""
+    ) -> Any:
+        """Return the update of a `picture` that shows pixels. What they are, of which model and file, is read out.
+
+        saved: what they are, in the name of the PNG that the arrow on the picture saves; for pictures that have one.
+        """
         what = self.words.plain(request, key)
         text = self.words.plain(request, "page_alt", what=what, model=model, file=file)
-        return gr.update(value=self.show(pixels), alt_text=text)
+        name = f"{name_of_picture(file, model, saved)}.png" if saved else ""
+        return gr.update(value=self.show(pixels, name), alt_text=text)
 
     def gallery(self, name: str, key: str, value: Sequence[str] | None = None, **settings: Any) -> gr.Gallery:
         """Build small pictures next to each other."""
@@ -269,18 +285,24 @@ class Site:
             return gr.skip(), gr.skip()
         return self.samples[number], self.show(shrunk(picture.pixels, _PREVIEW))
 
-    def show(self, pixels: UInt8[ndarray, "h w 3"]) -> str:
+    def show(self, pixels: UInt8[ndarray, "h w 3"], name: str = "") -> str:
         """Return a file of the picture for a component to show, written once and whole.
+
+        name: of a PNG, by which a browser saves it. Without one it is a JPEG, which is written faster and is smaller.
 
         Gradio would write an array to a file named after its content whenever it is shown, and whoever loads that file
         meanwhile would get half a picture.
         """
         digest = hashlib.blake2b(pixels.tobytes(), digest_size=16, key=str(pixels.shape).encode()).hexdigest()
-        file = self.folder / f"{digest}.jpg"
+        file = self.folder / digest / name if name else self.folder / f"{digest}.jpg"
         try:
             os.utime(file)  # not old yet
         except FileNotFoundError:
             partial = self.folder / f"{uuid.uuid4().hex}.partial"  # several may write the same picture
-            Image.fromarray(pixels).save(partial, "jpeg", quality=92)
+            file.parent.mkdir(exist_ok=True)
+            if name:
+                Image.fromarray(pixels).save(partial, "png", compress_level=1)
+            else:
+                Image.fromarray(pixels).save(partial, "jpeg", quality=92)
             partial.replace(file)
         return str(file)
