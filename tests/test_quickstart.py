@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -17,6 +19,8 @@ from dinoscope.models.backbone import BackboneConfig
 from dinoscope.pictures import fitted
 from dinoscope.quickstart import DRAWN, SHOWN, TRAINED, attention_on_objects, draw, evaluate
 from dinoscope.recipes import RECIPES
+from dinoscope.report.build import write_report
+from tests.conformance import cases
 
 HEADER = (2047.5, -4095.0)
 """Each file's own window, as a run has it."""
@@ -36,13 +40,14 @@ def backbone():
 
 def test_rows_have_intervals_and_chance(drawn: Path, backbone, tmp_path: Path) -> None:
     reports: list[tuple[int, int]] = []
-    (row,) = evaluate({"random weights": backbone}, drawn, tmp_path, lambda *done: reports.append(done))
+    (row,), results = evaluate({"random weights": backbone}, drawn, tmp_path, lambda *done: reports.append(done))
     assert (row.name, row.image_size, row.knn.n) == ("random weights", 48, 12)
     for metric in (row.knn, row.jaccard, row.chance):
         assert metric is not None
         assert metric.low is not None
         assert metric.low <= metric.value <= (metric.high or 0)
     assert reports == [(0, 1), (1, 1)]
+    assert results["random weights"].metric("knn_top1") == row.knn
 
 
 def test_chance_is_what_random_places_give(drawn: Path, backbone, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -85,3 +90,18 @@ def test_recipes_are_those_of_the_data(capsys: pytest.CaptureFixture[str], tmp_p
         assert cli.main(line.split()) == 2
         assert f"--recipe {recipe} is not for --data {data}" in capsys.readouterr().err
     assert not (tmp_path / "run").exists()
+
+
+def test_the_report_has_the_baselines_of_the_table(drawn: Path, monkeypatch, tmp_path: Path) -> None:
+    """Raw pixels, whitened patches and random weights, with the figures of the terminal."""
+    config = replace(cases.run_config("dino", drawn / "folder", tmp_path / "run", epochs=1), window=HEADER)
+    data = replace(DRAWN["medical"], shipped=False)
+    rows, baselines = quickstart.quickstart(config, data, drawn, [], lambda *_: None)
+    assert [row.name for row in rows] == ["raw pixels", "whitened patches", "random weights", TRAINED]
+    report = write_report([str(config.out)], tmp_path / "report.html", entries=baselines, pictures=False)
+    section = report.path.read_text().partition('<section id="comparison">')[2].partition("</section>")[0]
+    shown = dict(re.findall(r'<th scope="row">([^<]+)(?:<sup>[^<]*</sup>)?</th>(.*?)</tr>', section, re.DOTALL))
+    names = ("Raw pixels", "Whitened patches", "Random", "DINO")
+    assert shown.keys() == set(names)
+    for name, row in zip(names, rows, strict=True):
+        assert f"{row.knn.value:.1f} [" in shown[name], name

@@ -17,13 +17,15 @@ from dinoscope.checkpoint import load_backbone, write_text
 from dinoscope.data.images import RawImage
 from dinoscope.data.sources import ImageFolder, images_in_folder
 from dinoscope.evaluation.base import Context
+from dinoscope.evaluation.compare import Entry
 from dinoscope.evaluation.knn import EVALUATION, KNNConfig
 from dinoscope.evaluation.results import keep
 from dinoscope.evaluation.statistics import estimate_metric, mean_intervals
+from dinoscope.evaluation.throughput import millions_of_parameters
 from dinoscope.evaluation.voc import jaccard
 from dinoscope.explain.attention import attention_maps, map_masks, network_input
 from dinoscope.mammograms import write_mammograms
-from dinoscope.model_names import Model, load_model, random_backbone, shipped_model
+from dinoscope.model_names import NO_NETWORK, Model, load_model, random_backbone, shipped_model
 from dinoscope.models.backbone import PIXELS, Backbone, without_drop_path
 from dinoscope.models.dictionary import PATCHES
 from dinoscope.pictures import Tile, fitted, overlay, write_png
@@ -31,10 +33,10 @@ from dinoscope.report.pages import attention_panel
 from dinoscope.scenes import write_scenes
 from dinoscope.training.config import RunConfig
 from dinoscope.training.listeners import Listener
-from dinoscope.types import Metric
+from dinoscope.types import Metric, Result
 
 K, MASS, SHOWN = 20, 0.6, 6
-TRAINED, SHIPPED = "trained just now", "the shipped model"
+RANDOM_WEIGHTS, TRAINED, SHIPPED = "random weights", "trained just now", "the shipped model"
 TILE = 180  # width of a picture on the overview, in pixels
 
 Progress = Callable[[int, int], None]
@@ -92,10 +94,11 @@ class Row:
 
 def quickstart(
     config: RunConfig, drawn: Drawn, data: Path, listeners: Sequence[Listener], progress: Progress
-) -> list[Row]:
+) -> tuple[list[Row], list[Entry]]:
     """Train on drawn images, compare with baselines and the shipped model, and draw attention.
 
-    The run folder gets quickstart.json, attention/overview.png with all models, and attention/panel-*.png.
+    Returns the rows, and the k-NN of the baselines among them for the comparison of the report. The run folder gets
+    quickstart.json, attention/overview.png with all models, and attention/panel-*.png.
 
     config: of a recipe in `drawn.recipes`, for the image folder of the data. data: what `drawn.write` returned.
     progress: called during the evaluations.
@@ -108,31 +111,45 @@ def quickstart(
     progress(0, 1)
     trained = load_backbone(config.out)
     baselines: dict[str, Backbone] = {}
+    methods = {RANDOM_WEIGHTS: "random"}
     for name in (PIXELS, PATCHES):
         model = load_model(name)
         model.backbone.config = replace(model.backbone.config, window=trained.config.window)
         baselines[model.label] = context.fitted(model, data / "folder").backbone
+        methods[model.label] = name
     random = random_backbone(without_drop_path(trained.config), config.seed)
-    models = {"random weights": random, TRAINED: trained}
+    models = {RANDOM_WEIGHTS: random, TRAINED: trained}
     if drawn.shipped:
         models[SHIPPED] = load_backbone(shipped_model())
-    rows = evaluate({**baselines, **models}, data, config.out, progress)
+    measured = {**baselines, **models}
+    rows, results = evaluate(measured, data, config.out, progress)
     draw(models, images_in_folder(data / "folder" / "val"), config.out / "attention")
     write_text(config.out / "quickstart.json", json.dumps([asdict(row) for row in rows], indent=2) + "\n")
-    return rows
+    return rows, [baseline_entry(name, method, measured[name], results[name]) for name, method in methods.items()]
 
 
-def evaluate(models: dict[str, Backbone], data: Path, run: Path, progress: Progress) -> list[Row]:
-    """Return k-NN and attention Jaccard of each model on the validation images.
+def baseline_entry(name: str, method: str, backbone: Backbone, knn: Result) -> Entry:
+    """Return a baseline as a row of a comparison."""
+    network = "" if method in NO_NETWORK else backbone.config.name
+    remarks = (f"{name}: {backbone.made_of}",) if backbone.made_of else ()
+    size = millions_of_parameters(backbone) or None
+    return Entry(method, network, size, name, measurements={EVALUATION.name: knn}, remarks=remarks)
+
+
+def evaluate(
+    models: dict[str, Backbone], data: Path, run: Path, progress: Progress
+) -> tuple[list[Row], dict[str, Result]]:
+    """Return k-NN and attention Jaccard of each model on the validation images; and all of its k-NN by its name.
 
     run: stores the k-NN of the model that was trained in it, for comparisons and the report.
     """
-    queries, rows = images_in_folder(data / "folder" / "val"), list[Row]()
+    queries, rows, results = images_in_folder(data / "folder" / "val"), list[Row](), dict[str, Result]()
     for done, (name, backbone) in enumerate(models.items()):
         progress(done, len(models))
         model = Model(name, name, backbone, run if name == TRAINED else None)
         context = Context(workers=0, cached=False)
         (result,) = EVALUATION.run([model], data / "folder", KNNConfig(ks=(K,)), context)
+        results[name] = result
         if name == TRAINED:
             keep(run, "knn", result)
         top1 = next(metric for metric in result.metrics if metric.name == "knn_top1")
@@ -142,7 +159,7 @@ def evaluate(models: dict[str, Backbone], data: Path, run: Path, progress: Progr
             row = replace(row, jaccard=jaccard, chance=chance)
         rows.append(row)
     progress(len(models), len(models))
-    return rows
+    return rows, results
 
 
 def attention_on_objects(backbone: Backbone, images: ImageFolder, masks: Path) -> tuple[Metric, Metric]:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import re
 import shutil
+import zlib
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -11,7 +13,10 @@ from typing import Any
 import pytest
 
 from dinoscope.cli import main
+from dinoscope.report.page import Bullets, Document, Paragraph, Section, render
 from dinoscope.report.sections import embedding
+from dinoscope.tables import Column, Table, TableRow
+from dinoscope.tables import Section as Rows
 from tests.report_runs import HOSTILE, trained
 
 playwright = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
@@ -122,3 +127,29 @@ def test_in_the_dark_the_text_is_light(browser, report):
     brightness = [sum(map(int, re.findall(r"\d+", color)[:3])) for color in (ground, ink)]
     assert brightness[0] < 150 < 600 < brightness[1]
     page.close()
+
+
+def test_no_sheet_of_paper_holds_a_row_or_two_of_a_longer_table(browser):
+    """Wherever on the sheet a table of eight rows begins, it is whole, or three rows or more are on each sheet."""
+    rows = Rows(tuple(TableRow((f"row {number}", "cell")) for number in range(8)))
+    table = Table((Column("A"), Column("B")), (rows,), "A caption")
+    page, parts = new_page(browser), list[int]()
+    for lines in range(30, 44):
+        above = Bullets(tuple(f"line {number}" for number in range(lines)))
+        page.set_content(render(Document("t", (Section("s", "s", "", (above, table, Paragraph("the end"))),))))
+        _, second = texts_on_sheets(page.pdf(prefer_css_page_size=True))
+        parts.append((second - 3) // 2)  # without the two headings, which are repeated, and the end
+    page.close()
+    split = [rows for rows in parts if rows < 8]
+    assert len(split) > 3
+    assert all(3 <= rows <= 5 for rows in split)
+
+
+def texts_on_sheets(pdf: bytes) -> list[int]:
+    """Number of the texts on each sheet."""
+    streams = [match[1] for match in re.finditer(rb"stream\r?\n(.*?)\r?\nendstream", pdf, re.DOTALL)]
+    drawn: list[bytes] = []
+    for stream in streams:
+        with contextlib.suppress(zlib.error):
+            drawn.append(zlib.decompress(stream))
+    return [number for content in drawn if (number := content.count(b"BT\n/F"))]

@@ -170,7 +170,7 @@ def quickstart(
     run = next(name for name in names if not name.exists())
     config = replace(run_config(recipe or drawn.recipes[0], folder / "folder", run), device=device, seed=seed)
     with progress_bar("evaluating") as progress:
-        rows = run_quickstart(config, drawn, folder, [ConsoleProgress()], progress)
+        rows, baselines = run_quickstart(config, drawn, folder, [ConsoleProgress()], progress)
     table = Table(title=f"Validation images: {drawn.about}", title_justify="left")
     table.add_column("features")
     for heading in ("px", f"k-NN top-1 %, k = {K}", "attention Jaccard", "by chance"):
@@ -185,7 +185,7 @@ def quickstart(
     if better:
         names = listed(better).capitalize()
         stdout(f"{names} are as good as the model {TRAINED}, or better: it has not learned enough yet.")
-    report = write_report([str(run)], run / "report.html", context=Context(watch=progress_bar))
+    report = write_report([str(run)], run / "report.html", entries=baselines, context=Context(watch=progress_bar))
     stdout(
         f"\nwhat it attends to        {run / 'attention' / 'overview.png'}\n"
         f"how it went, to mail      {report.path}\n"

@@ -13,7 +13,7 @@ from dinoscope.checkpoint import find_weights
 from dinoscope.errors import UserError
 from dinoscope.evaluation import EVALUATIONS
 from dinoscope.evaluation.base import DEFAULT_CONTEXT, Context, inherited
-from dinoscope.evaluation.compare import Wanted, gather
+from dinoscope.evaluation.compare import Entry, Wanted, compare, gather
 from dinoscope.files import RUN_SETTINGS, claim_file, replacing
 from dinoscope.model_names import RANDOM, Model, load_models, run_settings
 from dinoscope.report.comparison import require_different
@@ -43,6 +43,7 @@ def write_report(
     skip: Collection[str] = (),
     context: Context = DEFAULT_CONTEXT,
     baselines: bool = False,
+    entries: Sequence[Entry] = (),
     pictures: bool = True,
     title: str = "",
     overwrite: bool = False,
@@ -55,6 +56,7 @@ def write_report(
         data: labelled images on which what is missing is measured and kept; None shows kept results alone.
         wanted, skip, context: as of `evaluation.compare.gather`.
         baselines: raw pixels, whitened patches and random weights in the comparison; only if there are data.
+        entries: further rows of the comparison, which were measured already.
         pictures: maps of the features and what the models attend to, which need the images and some time.
         title: above all; by default the models' names.
         overwrite: replace the file.
@@ -82,6 +84,9 @@ def write_report(
         comparison = gather(loaded, None, wanted, skip=EVALUATIONS, context=context)
     elif loaded:
         comparison = gather(loaded, data, wanted, skip=skip, context=given, baselines=baselines)
+    if comparison is not None and entries:
+        own = (entry for row in comparison.rows for entry in row.entries)
+        comparison = compare([*own, *entries], comparison.evaluations)
     shown = tuple(replace(model, label=printable(model.label)) for model in loaded)
     labels = {model.run: model.label for model in shown if model.run is not None}
     labelled = tuple(replace(run, label=labels.get(run.path, run.label)) for run in runs)
