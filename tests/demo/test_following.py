@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import io
 import zipfile
+from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 
 import cv2
 import numpy as np
@@ -12,6 +14,8 @@ import pytest
 import torch
 from PIL import Image
 
+from dinoscope import videos
+from dinoscope.demo import clip
 from dinoscope.demo.clip import follow
 from dinoscope.demo.pictures import Refused
 from dinoscope.errors import UserError
@@ -30,7 +34,7 @@ def backbone() -> torch.nn.Module:
 def test_masks_and_overlay_are_those_of_the_propagation(tmp_path: Path, backbone: torch.nn.Module) -> None:
     clip, truth = scene(tmp_path / "scenes", 0)
     frames = list(follow(backbone, clip, truth, CONFIG, tmp_path / "out"))
-    assert [frame.shape for frame in frames] == [(*SIZE, 3)] * 3
+    assert [frame.picture.shape for frame in frames] == [(*SIZE, 3)] * 3
     assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["masks.zip", "overlay.webm"]
     capture = cv2.VideoCapture(str(tmp_path / "out" / "overlay.webm"), cv2.CAP_FFMPEG)
     assert (capture.get(cv2.CAP_PROP_FRAME_COUNT), capture.get(cv2.CAP_PROP_FPS)) == (3, clip.fps)
@@ -41,6 +45,28 @@ def test_masks_and_overlay_are_those_of_the_propagation(tmp_path: Path, backbone
     expected = list(propagate(backbone, clip, {0: truth}, CONFIG))
     assert all(np.array_equal(mask, each) for mask, each in zip(masks, expected, strict=True))
     assert np.array_equal(masks[0], truth)
+
+
+def test_the_seconds_are_the_models_without_drawing_and_encoding(
+    tmp_path: Path, backbone: torch.nn.Module, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    clock, truth = SimpleNamespace(now=50.0), np.ones(SIZE, np.uint8)
+    made, _ = scene(tmp_path / "scenes", 0)
+
+    def propagated(*_: object) -> Iterator[np.ndarray]:
+        for seconds in (3, 1, 2):
+            clock.now += seconds
+            yield truth
+
+    def drawn(frame: np.ndarray, _: np.ndarray) -> np.ndarray:
+        clock.now += 10
+        return frame
+
+    monkeypatch.setattr(clip, "time", SimpleNamespace(perf_counter=lambda: clock.now))
+    monkeypatch.setattr(clip, "propagate", propagated)
+    monkeypatch.setattr(videos, "objects_overlay", drawn)
+    steps = clip.follow(backbone, made, truth, CONFIG, tmp_path / "out")
+    assert [step.seconds for step in steps] == [3, 4, 6]
 
 
 def test_who_cancels_finds_nothing_left(tmp_path: Path, backbone: torch.nn.Module) -> None:

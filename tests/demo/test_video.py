@@ -14,7 +14,8 @@ import pytest
 gr = pytest.importorskip("gradio", reason="the page needs Gradio")
 
 
-from dinoscope.demo.clip import object_colors  # noqa: E402
+from dinoscope.demo import video as tab  # noqa: E402
+from dinoscope.demo.clip import Followed, object_colors  # noqa: E402
 from dinoscope.demo.engine import Engine  # noqa: E402
 from dinoscope.demo.pictures import Limits  # noqa: E402
 from dinoscope.demo.site import Site, Words  # noqa: E402
@@ -35,8 +36,8 @@ def make(tmp_path: Path, limits: Limits) -> VideoTab:
     made = tmp_path / "made"
     made.mkdir()
     engine = Engine([load_model("random:vit_micro_conv8")], limits)
-    with gr.Blocks(), gr.Tab() as tab:
-        return VideoTab(Site(engine, Words(), [], made), tab)
+    with gr.Blocks(), gr.Tab() as place:
+        return VideoTab(Site(engine, Words(), [], made), place)
 
 
 def values(video: VideoTab, session: VideoSession | None = None, **changes: Any) -> dict[Any, Any]:
@@ -119,6 +120,54 @@ def test_cancelling_removes_what_was_written_and_keeps_the_marks(video: VideoTab
     *_, last = following(video, session)
     assert len(list(session.folder.glob("followed-*/overlay.webm"))) == 1
     assert Path(last[video.overlay]["value"]).is_file()
+
+
+def followed_by_clock(
+    video: VideoTab, session: VideoSession, monkeypatch: pytest.MonkeyPatch, model: float, drawing: float, end: float
+) -> tuple[list[tuple[float, Updates]], float]:
+    """Follow with a model and a drawing of so many seconds a frame, and so many at the end, by a clock of our own.
+
+    Return each update with its time, and the time at which all was done.
+    """
+    clock = SimpleNamespace(now=1000.0)
+
+    def follow(*_: Any) -> Generator[Followed, None, None]:
+        for number, frame in enumerate(session.clip, start=1):
+            clock.now += model + drawing
+            yield Followed(frame, number * model)
+        clock.now += end
+
+    monkeypatch.setattr(tab, "time", SimpleNamespace(perf_counter=lambda: clock.now))
+    monkeypatch.setattr(tab, "follow", follow)
+    updates = [(clock.now, update) for update in following(video, session)]
+    return updates, clock.now
+
+
+def test_the_time_left_counts_drawing_and_encoding_and_the_figures_of_the_model_do_not(
+    video: VideoTab, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    session = uploaded(video, write_clip(tmp_path / "a.mp4", 12))
+    clicked(video, session, 360, 270)
+    (_, first), *running, (_, last) = followed_by_clock(video, session, monkeypatch, model=2, drawing=3, end=0.4)[0]
+    assert "Starting" in first[video.progress]
+    texts = [update[video.progress] for _, update in running]
+    lefts = [float(text.split("about ")[1].split(" s left")[0]) for text in texts]
+    assert lefts == [60 - 5 * done for done in range(1, 13)]
+    assert all("0.5 frames/s" in text for text in texts)
+    assert "**12 frames in 24.0 s** (0.5 frames/s)" in last[video.progress]
+    assert "60.4 s with drawing and encoding" in last[video.progress]
+
+
+def test_frames_appear_while_they_are_followed_at_most_twice_a_second(
+    video: VideoTab, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    session = uploaded(video, write_clip(tmp_path / "a.mp4", 24))
+    clicked(video, session, 360, 270)
+    updates, end = followed_by_clock(video, session, monkeypatch, model=0.15, drawing=0.05, end=0)
+    shown = [(now, update[video.moving]["value"]) for now, update in updates[1:-1]]
+    assert len({path for _, path in shown}) == len(shown) == 8  # of 24 frames in 4.8 s
+    assert [now for now, _ in shown] == pytest.approx([1000.2 + 0.6 * number for number in range(8)])
+    assert end == pytest.approx(1004.8)
 
 
 def test_cancel_then_follow_again_with_other_marks(video: VideoTab, tmp_path: Path) -> None:

@@ -13,10 +13,11 @@ from __future__ import annotations
 
 import contextlib
 import shutil
-from collections.abc import Generator, Iterator, Sequence
+import time
+from collections.abc import Generator, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Literal
+from typing import Literal, NamedTuple
 
 import cv2
 import numpy as np
@@ -248,10 +249,17 @@ def object_colors() -> list[tuple[int, int, int]]:
     return [(flat[at], flat[at + 1], flat[at + 2]) for at in range(3, 3 * OBJECTS + 3, 3)]
 
 
+class Followed(NamedTuple):
+    """A frame, RGB, with its objects; and the seconds that the model took up to it, without drawing and encoding."""
+
+    picture: UInt8[ndarray, "h w 3"]
+    seconds: float
+
+
 def follow(
     backbone: Backbone, clip: Clip, mask: UInt8[ndarray, "h w"], config: PropagationConfig, folder: Path
-) -> Generator[UInt8[ndarray, "h w 3"], None, None]:
-    """Propagate the objects of the first frame's mask through the clip; yield each frame with its objects, in RGB.
+) -> Generator[Followed, None, None]:
+    """Propagate the objects of the first frame's mask through the clip; yield each frame once it is written.
 
     folder: is made, with overlay.webm and masks.zip (palette PNGs 00000.png..., values as in the mask) at the end.
     If the iterator is closed before the end, or anything fails, it is removed with everything in it.
@@ -260,11 +268,21 @@ def follow(
     """
     if not mask.any():
         raise Refused("video_nothing_marked")
-    masks = folder / "masks"
+    masks, seconds = folder / "masks", 0.0
+
+    def timed(results: Iterable[UInt8[ndarray, "h w"]]) -> Iterator[UInt8[ndarray, "h w"]]:
+        nonlocal seconds
+        begin = time.perf_counter()
+        for result in results:
+            seconds += time.perf_counter() - begin
+            yield result
+            begin = time.perf_counter()
+
     try:
         masks.mkdir(parents=True)
-        results = propagate(backbone, clip, {0: mask}, config)
-        yield from write_followed(results, clip, clip.fps, masks, folder / "overlay.webm")
+        results = timed(propagate(backbone, clip, {0: mask}, config))
+        for picture in write_followed(results, clip, clip.fps, masks, folder / "overlay.webm"):
+            yield Followed(picture, seconds)
         shutil.make_archive(str(masks), "zip", masks)
         shutil.rmtree(masks)
     except BaseException:  # GeneratorExit too: whoever cancels closes the iterator

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import math
 import os
 import shutil
 import threading
 import time
 import uuid
+from collections import deque
 from collections.abc import Iterator
 from contextlib import closing
 from dataclasses import dataclass, field
@@ -44,6 +46,7 @@ _SESSION_SECONDS = 4 * 3600  # after its last change a clip is stored so long, i
 _HEIGHT = 330  # px of both pictures: everything is seen at once on a screen of 768 px
 _MAX_REACH = 0.3
 _SECONDS_BETWEEN_PICTURES = 0.5  # between two frames that are shown while a clip is followed
+_TIMED = 8  # the latest frames whose time tells that of the others: the first ones are compared with fewer
 _PICTURES = 8  # the latest that are stored: a browser may still be fetching one of them
 _RADIUS = 7  # px of a click's mark
 _LAST = 0.999  # of the width or height: a click lies inside the frame
@@ -417,20 +420,23 @@ class VideoTab:
                 shutil.rmtree(old, ignore_errors=True)
             folder = session.folder / f"followed-{uuid.uuid4().hex}"
             steps = follow(model.backbone, session.clip, ids, PropagationConfig(size=size), folder)
-            done, begin, shown = 0, time.perf_counter(), 0.0
+            begin, total = time.perf_counter(), session.clip.count
+            done, seconds, shown, ends = 0, 0.0, -math.inf, deque([begin], maxlen=_TIMED + 1)
             with closing(steps):
-                for done, frame in enumerate(steps, start=1):
+                for done, (frame, seconds) in enumerate(steps, start=1):
                     if session.job is not job:
                         break
-                    if (now := time.perf_counter()) - shown > _SECONDS_BETWEEN_PICTURES:
-                        shown, speed = now, done / (now - begin)
-                        values = {"speed": f"{speed:.1f}", "left": f"{(session.clip.count - done) / speed:.0f}"}
-                        text = self.say(request, "video_progress", done=done, total=session.clip.count, **values)
+                    ends.append(now := time.perf_counter())
+                    if now - shown > _SECONDS_BETWEEN_PICTURES:
+                        shown, left = now, (total - done) * (now - ends[0]) / (len(ends) - 1)
+                        values = {"speed": f"{done / seconds:.1f}", "left": f"{left:.0f}"}
+                        text = self.say(request, "video_progress", done=done, total=total, **values)
                         yield self._results(text, running=True, moving=session.save(frame))
             if session.job is job:
-                session.job, seconds = None, time.perf_counter() - begin
-                key, speed = "video_done_one" if done == 1 else "video_done", f"{done / seconds:.1f}"
-                text = self.say(request, key, frames=done, model=model.label, seconds=f"{seconds:.1f}", speed=speed)
+                session.job, whole = None, time.perf_counter() - begin
+                key = "video_done_one" if done == 1 else "video_done"
+                values = {"seconds": f"{seconds:.1f}", "speed": f"{done / seconds:.1f}", "whole": f"{whole:.1f}"}
+                text = self.say(request, key, frames=done, model=model.label, **values)
                 if lost := lost_objects(ids, size, model.backbone.patch_size):
                     text += " " + self.say(request, "video_lost", objects=", ".join(map(str, lost)))
                 yield self._results(text, folder=folder)
