@@ -200,8 +200,7 @@ def test_results_are_asked_for_in_a_line(visit: Visit) -> None:
 
 def test_two_trainings_by_keyboard(visit: Visit) -> None:
     page, name = visit.page, "training-first-run-attention"
-    go_to(page, page.get_by_role("tab", name="Image"))
-    go_to(page, page.get_by_role("tab", name="Training"), "ArrowRight")
+    go_to(page, page.get_by_role("tab", name="Training"))
     page.keyboard.press("Enter")
     newest = visit.picture(name)
     visit.caption("training-first-run", "mine.*epoch 2,")
