@@ -409,7 +409,9 @@ def test_the_image_tab_by_keyboard_alone(visit: Visit, tmp_path: Path) -> None:
     go_to(page, page.locator("#second-overlay").get_by_role("button", name="Fullscreen"))
     page.keyboard.press("Enter")
     fills_the_screen(page, "#second-overlay img")
+    go_to(page, page.locator("#second-overlay").get_by_role("button", name="Exit fullscreen mode"))
     page.keyboard.press("Enter")
+    page.locator("#second-overlay").get_by_role("button", name="Fullscreen", exact=True).wait_for(timeout=PATIENCE)
     go_to(page, page.get_by_label("Beside it"))
     page.keyboard.press("ArrowDown")
     for _ in range(4):

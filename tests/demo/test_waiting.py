@@ -96,7 +96,8 @@ def test_it_listens_before_torch_is_imported() -> None:
 
 def test_the_command_begins_with_it() -> None:
     assert options.commands()["demo"].first == module.__name__
-    assert waiting_page() is None
+    with pytest.raises(LookupError):
+        waiting_page()
 
 
 def test_a_mistake_later_ends_it(waiting: Waiting, tmp_path) -> None:

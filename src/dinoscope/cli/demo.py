@@ -16,7 +16,7 @@ from dinoscope.cli.command import WHAT_MAY_BE_NAMED, Command
 from dinoscope.cli.console import progress_bar, stdout
 from dinoscope.cli.progress import ConsoleProgress
 from dinoscope.demo.pictures import Limits
-from dinoscope.demo.waiting import LOOPBACK, Waiting, waiting_page
+from dinoscope.demo.waiting import LOOPBACK, waiting_page
 from dinoscope.errors import UserError
 from dinoscope.evaluation.base import Context
 from dinoscope.files import cache_folder
@@ -92,7 +92,7 @@ def demo(
             raise UserError(f"--runs {folder}: there is no such folder")
     from dinoscope.demo.serving import page_served, wait_for_the_end
 
-    waiting = waiting_page() or Waiting(host, port, language)
+    waiting = waiting_page()
     verdicts = read_verdicts(results)
     chosen = pick_device(device)
     folders = runs or (() if model else (Path("runs"),))
@@ -104,8 +104,8 @@ def demo(
     words = None if language == "auto" else language
     shown = (*folders, *(loaded.run for loaded in models if loaded.run is not None))
     waiting.show("waiting_page", models=listed([loaded.label for loaded in models]))
-    port, ready = waiting.port, waiting.close
-    with page_served(models, data, masks, host, port, words, limits, verdicts, shown, ready) as address:
+    port, close = waiting.port, waiting.close
+    with page_served(models, data, masks, host, port, words, limits, verdicts, shown, close) as address:
         stdout(f"{address}   ({', '.join(loaded.label for loaded in models)}; Ctrl-C ends it)")
         if host not in LOOPBACK:
             place = f"{host}:{address.rpartition(':')[2].strip('/')}"

@@ -1,6 +1,6 @@
-"""What answers at the page's address until the page is ready: it says what is being prepared, and then makes room.
+"""A server at the page's address until the page is ready: it reports what is being prepared, and then closes.
 
-It imports only what Python itself brings, so that it listens before torch and Gradio are imported.
+It needs the standard library alone, so that it listens before torch and Gradio are imported.
 """
 
 from __future__ import annotations
@@ -27,20 +27,20 @@ if TYPE_CHECKING:
 
 LOOPBACK = ("127.0.0.1", "localhost", "::1")
 PORTS = range(7860, 7960)
-"""Those that are tried without --port: Gradio's."""
+"""Tried in turn without --port: the same as Gradio's."""
 STATE = "/dinoscope-state"
-"""Where the state of the preparation is, as text. The page itself does not have this address."""
+"""Path of the state as text. The page itself has no such path."""
 
 _HEADERS = {
     "Content-Security-Policy": "default-src 'self' 'unsafe-inline'; frame-ancestors 'none'",
     "X-Content-Type-Options": "nosniff",
     "Cache-Control": "no-store",
 }
-_WAITING: ContextVar[Waiting | None] = ContextVar("waiting", default=None)
+_WAITING: ContextVar[Waiting] = ContextVar("waiting")
 
 
 class Waiting:
-    """A server that shows the state of the preparation in the browser's language, from when it is made until `close`.
+    """A server that shows what is being prepared, in the browser's language, until `close`.
 
     language: forced, or "auto". Raises UserError as `check_port` does, or if no port of `PORTS` is free.
     """
@@ -61,11 +61,11 @@ class Waiting:
         return f"http://{f'[{self.host}]' if ':' in self.host else self.host}:{self.port}/"
 
     def show(self, key: str, **values: str) -> None:
-        """Show another state: a text of the page, and what fills its placeholders."""
+        """Show another state. key: of a text of the page. values: for its placeholders."""
         self._state = key, values
 
     def close(self) -> None:
-        """Stop to listen. May be called again."""
+        """Stop listening. May be called again."""
         if self._thread.is_alive():
             self._server.shutdown()
             self._thread.join()
@@ -117,7 +117,7 @@ def host_name(header: str) -> str:
 
 @contextlib.contextmanager
 def begin(given: Given) -> Iterator[None]:
-    """Listen, print where, and open the browser, before the command `demo` is imported; stop to listen at the end.
+    """Listen, print where, and open the browser, before the command `demo` is imported; stop listening at the end.
 
     Raises UserError if Gradio is missing, and as `Waiting` does.
     """
@@ -139,8 +139,8 @@ def begin(given: Given) -> Iterator[None]:
         _WAITING.reset(token)
 
 
-def waiting_page() -> Waiting | None:
-    """Return the server that `begin` made, if any."""
+def waiting_page() -> Waiting:
+    """Return the server that `begin` made. Raises LookupError outside of it."""
     return _WAITING.get()
 
 

@@ -43,7 +43,7 @@ BASELINE, BAR, MARKED = "#000000", "#0072b2", "#d55e00"
 MARKERS = ("o", "s", "^", "D", "v", "P", "X", "*")
 STYLES = ("-", "--", ":", "-.")
 _SHADES = (0.0, -0.4, 0.35, -0.7)
-"""Of a method's colour for its first run and the next ones: share of the way to black (below 0) or to white."""
+"""Shifts of a method's colour for its first, second, ... run: towards black if negative, towards white if positive."""
 
 STYLE: Any = {
     "font.family": FONT,
@@ -86,7 +86,7 @@ MAX_POINTS = 240
 _PANELS = 3  # in a row
 _LABEL_LETTERS, _TITLE_LETTERS = 26, 44  # on one line
 _FREE_ROWS, _FREE_LETTERS = 13, 30  # of a legend in the place of a panel
-_MARKED_POINTS = 7  # of a line that has a marker of its own
+_MARKED_POINTS = 7  # on a line with a marker of its own
 
 
 # --- lines ------------------------------------------------------------------------------------------------------------

@@ -128,9 +128,8 @@ def run_lock(run: Path, busy: Callable[[], object]) -> Iterator[None]:
 
     The lock is next to the folder, because a study moves a run away that cannot be resumed. Links to a folder share it.
     """
-    folder = run.resolve()
+    folder, lock = run.resolve(), _lock_file(run)
     folder.parent.mkdir(parents=True, exist_ok=True)
-    lock = folder.with_name(f".{folder.name}.lock")
     with locked(lock, busy):
         try:
             yield
@@ -140,12 +139,16 @@ def run_lock(run: Path, busy: Callable[[], object]) -> Iterator[None]:
                     lock.unlink()
 
 
+def _lock_file(run: Path) -> Path:
+    folder = run.resolve()
+    return folder.with_name(f".{folder.name}.lock")
+
+
 def is_in_training(run: Path) -> bool:
     """Return whether a process holds the lock of a run folder, without waiting; False if that cannot be found out."""
     from filelock import FileLock, Timeout  # not needed to print help
 
-    folder = run.resolve()
-    lock = folder.with_name(f".{folder.name}.lock")
+    lock = _lock_file(run)
     try:
         if lock.is_file():
             with FileLock(lock, blocking=False, fallback_to_soft=False, preserve_lock_file=True):
