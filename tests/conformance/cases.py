@@ -153,6 +153,12 @@ def _learned(share: float) -> Callable[[Steps], bool]:
     return lambda steps: steps[-1]["loss"] < share * steps[0]["loss"] and steps[-1]["embedding_spread"] > 0.5
 
 
+RATES = {"distill": (3e-2, 200)}
+"""case -> learning rate and epochs of overfitting, if not 6e-2 and 100.
+
+At 6e-2, whether distilled embeddings stay apart depends on the kernels and the number of threads.
+"""
+
 LEARNED: dict[str, Callable[[Steps], bool]] = {
     "dino": _learned_dino,
     "dino-sinkhorn-koleo": _learned_dino,

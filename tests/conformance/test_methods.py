@@ -154,13 +154,14 @@ def test_activation_checkpointing_changes_nothing(method, picture_folder, tmp_pa
 )
 def test_eight_images_can_be_overfitted(method, picture_folder, tmp_path) -> None:
     """The same views of eight images over and over are learned by heart, without collapse."""
+    rate, epochs = cases.RATES.get(method, (6e-2, 100))
     config = cases.run_config(
         method,
         picture_folder(8),
         tmp_path / "run",
         method=cases.OVERFITTING[method],
-        optimizer=OptimizerConfig(learning_rate=6e-2, warmup_epochs=5),
-        epochs=100,
+        optimizer=OptimizerConfig(learning_rate=rate, warmup_epochs=5),
+        epochs=epochs,
     )
     trainer = cases.trainer(config)
     views = next(trainer.batches())
