@@ -86,6 +86,22 @@ def test_without_data_only_what_is_kept_is_shown_and_nothing_is_measured(runs):
     assert "Where the runs differ" not in read.text
 
 
+def test_no_sentence_refers_to_what_is_left_out(runs, original, monkeypatch):
+    assert main(["report", HOSTILE, "simclr", "--no-pictures", "--out", "nothing.html"]) == 0
+    nothing = Page(Path("nothing.html").read_text())
+    assert "Nothing is kept of k-NN" in nothing.text
+    for words in ("in the comparison below", "the comparison shows", "Accuracy of frozen features", "At the right of"):
+        assert words not in nothing.text
+    everything = reported(HOSTILE, "simclr", "--data", original / "data")
+    assert "in the comparison below" in everything.text
+    assert "Accuracy of frozen features" in everything.text
+    assert "At the right of" in everything.text
+    monkeypatch.setattr(embedding, "MAX_IMAGES", 4)  # so few have no share of neighbours
+    few = reported("simclr", "--data", original / "data", "--overwrite")
+    assert "Map of the features" in few.text
+    assert "At the right of" not in few.text
+
+
 def test_a_folder_of_runs_stands_for_them_in_their_order(runs, capsys):
     Path("empty/inner").mkdir(parents=True)
     Path("study/runs").mkdir(parents=True)

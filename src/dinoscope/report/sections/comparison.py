@@ -28,5 +28,7 @@ def section(material: Material) -> Section | None:
         what, reading = ("", "best on top") if are_alike(drawn) else (f" against {x_title}", "further up is better")
         caption = f"Accuracy{what}: {reading}. {bars_line(comparison)}."
         blocks.append(Figure(drawing, caption, f"Accuracy of each model{what}"))
-    lead = "Accuracy of frozen features, size and speed. Rows that were measured otherwise than most are marked."
+    lead = "Accuracy of frozen features, size and speed." if kept else ""
+    if any(row.marks for row in comparison.rows):
+        lead += " Small numbers refer to the notes below the table."
     return Section("Comparison", "comparison", lead, (*blocks, *elsewhere(material)))

@@ -23,8 +23,8 @@ MAX_MODELS = 8
 """Whose maps are drawn: each takes seconds, and a fifth of a megabyte."""
 _OPEN = 2  # maps of thumbnails that are seen at once; those of further models open at a click
 _LEAD = (
-    "Images whose features are alike lie near each other. A map in two dimensions cannot keep all distances: each "
-    "tells what share of neighbours it keeps. Distances between far groups mean little."
+    "Images whose features are alike lie near each other. A map in two dimensions cannot keep all distances, and those "
+    "between far groups mean little."
 )
 
 
@@ -78,11 +78,14 @@ def _figures(
     panels = [
         (title, "" if placed.kept is None else f"{placed.kept:.0%} kept", placed.points) for title, _, placed in maps
     ]
+    share = (
+        f" At the right of a title: how many of an image's {maps[0][2].neighbours or NEIGHBOURS} nearest neighbours by "
+        "features are among as many on the map."
+    )
     points = Figure(
         webp(points_page(panels, labelling), lossless=True),
         f"{' and '.join(dict.fromkeys(TITLES[placed.method] for *_, placed in maps))}, {data}, one point an image; the "
-        f"same images for each model.{colours} At the right of each title: how many of an image's "
-        f"{maps[0][2].neighbours or NEIGHBOURS} nearest neighbours by features are among as many on the map.",
+        f"same images for each model.{colours}{share * any(place for _, place, _ in panels)}",
         f"Maps of image features of {', '.join(title for title, *_ in maps)}",
     )
     # each image is read once, and the large ones are never all in memory

@@ -33,7 +33,7 @@ _TITLES = ("RankMe", "Feature deviation", "Gradient norm", "Largest norm", "Wait
 _MEANING = (
     "Verdict: the method's own rules for collapse, applied to the mean of the last logged steps. Supervised training "
     "has none, since labels keep it from collapsing. And whether online k-NN, if there are labels, came out above "
-    "guessing. Healthy means no more than that: the comparison shows how good features are.",
+    "guessing. Healthy means no more than that; it does not tell how good features are.",
     "RankMe: how many directions the features of the last images use, as an effective rank (Garrido et al. 2023, "
     "Eq. 1); from 1 to the number of features. Comparable between runs of one network only.",
     "Feature deviation: standard deviation of the features, 0 if all images have the same one, 1 if they point in all "

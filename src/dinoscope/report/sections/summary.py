@@ -112,10 +112,13 @@ def _table(runs: Sequence[RunRecord], entries: Mapping[Path, Entry], comparison:
         remarks.append("≈: not recorded; from the speeds that were logged, without evaluations")
     if any(run.path in entries for run in runs):
         remarks.append("M: million parameters of the backbone, which is what is kept of a run")
-    remarks.append(
-        "Linear probe and k-NN: top-1 accuracy in %, with intervals and protocols in the comparison below. "
-        f"{ABSENT}: not measured"
-    )
+    if any(entry.value(name) is not None for entry in entries.values() for name in _ACCURACIES):
+        remarks.append(
+            "Linear probe and k-NN: top-1 accuracy in %, with intervals and protocols in the comparison below. "
+            f"{ABSENT}: not measured"
+        )
+    else:
+        remarks.append(f"{ABSENT}: not measured")
     caption = "What was trained"
     if comparison and any(row.best for row in rows):
         caption += ", best first"
