@@ -18,7 +18,7 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from dinoscope.errors import UserError
-from dinoscope.evaluation.knn import KNNConfig, knn, leave_one_out, nearest, predict
+from dinoscope.evaluation.knn import KNNConfig, knn, leave_one_out, nearest, predict, whitened
 from dinoscope.types import FeatureBank
 
 DATA = Path(__file__).parent / "data"
@@ -352,3 +352,38 @@ def test_working_memory_stays_at_the_budget(features: str, peaks: dict[str, int]
     # All similarities at once take 80 MB; with collapsed features every one of them is a candidate.
     assert peaks["at once"] > 64 * 2**20
     assert peaks[features] < peaks["at once"] / 3
+
+
+def test_whitening_is_that_of_the_gallery_and_gives_each_axis_its_variance() -> None:
+    scales = torch.tensor([3.0, 1.0, 0.3, 0.1])
+    gallery = FeatureBank(normals(500, 4, 0) * scales + 1)
+    queries = FeatureBank(normals(20, 4, 1) * scales + 1)
+    made, others = whitened(gallery, queries)
+    before = torch.nn.functional.normalize(gallery.features.double(), dim=1)
+    variances, axes = torch.linalg.eigh(torch.cov(before.T, correction=0))
+    expected = variances / (variances + variances[-1] / 1000)
+    assert torch.allclose(made.features.mean(dim=0), torch.zeros(4), atol=1e-5)
+    assert torch.allclose(torch.cov(made.features.T.double(), correction=0), torch.diag(expected), atol=1e-4)
+    plain = torch.nn.functional.normalize(queries.features.double(), dim=1) - before.mean(dim=0)
+    plain = plain @ axes / (variances + variances[-1] / 1000).sqrt()
+    assert torch.allclose(others.features.double().abs(), plain.abs(), atol=1e-4)
+
+
+def test_whitening_finds_a_class_in_a_direction_of_little_variance() -> None:
+    def bank(seed: int) -> FeatureBank:
+        labels = torch.arange(400) % 2
+        features = normals(400, 8, seed)
+        features[:, 0] = 5 + 0.1 * features[:, 0]
+        features[:, 1] = (labels * 2 - 1) * 0.3 + 0.05 * features[:, 1]
+        return FeatureBank(features, labels)
+
+    gallery, queries, config = bank(0), bank(1), KNNConfig(ks=(20,))
+    as_they_are = accuracies(gallery, queries, config)["knn_top1 (k = 20)"]
+    better = accuracies(*whitened(gallery, queries), config)["knn_top1 (k = 20)"]
+    assert better > as_they_are + 5
+
+
+@pytest.mark.parametrize(("value", "words"), [(1.0, "the same feature"), (math.nan, "NaN or infinite")])
+def test_what_cannot_be_whitened_is_refused(value: float, words: str) -> None:
+    with pytest.raises(UserError, match=words):
+        whitened(FeatureBank(torch.full((5, 3), value)))

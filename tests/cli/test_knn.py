@@ -293,3 +293,16 @@ def test_groups_of_a_list_come_from_its_column(model: Path, patients: Path, caps
     (patients / "bare.csv").write_text("\n".join(["path,label", *(row.rpartition(",")[0] for row in rows)]))
     with pytest.raises(UserError, match=r"\(column patient\).*\(unknown\) must come from one column"):
         run(model, "--gallery", patients / "list.csv", "--query", patients / "bare.csv")
+
+
+def test_whitened_features_are_named_and_kept_apart(model: Path, data: Path, tmp_path: Path, capsys) -> None:
+    home = tmp_path / "run" / "exported"
+    shutil.copytree(model, home)
+    (tmp_path / "run" / "config.json").write_text('{"run": {}}')
+    assert run(home.parent, "--data", data) == 0
+    assert ", whitened," not in capsys.readouterr().out
+    assert run(home.parent, "--data", data, "--whitened") == 0
+    assert ", whitened," in capsys.readouterr().out.replace("\n", " ")
+    kept = {file.stem: json.loads(file.read_text()) for file in (home.parent / "evaluations").glob("knn*.json")}
+    assert set(kept) == {"knn", "knn-whitened"}
+    assert [kept[name]["protocol"].get("whitened") for name in ("knn", "knn-whitened")] == [None, True]

@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -46,6 +46,7 @@ _BYTES_PER_NEIGHBOUR = 64  # the same for one that is kept
 _BYTES_PER_VOTE = 40  # a class's votes and their keys for one query
 _BYTES_PER_MASK = 2  # whether an image is of the query's group
 _BELOW_COSINES = -2.0
+_LEAST_VARIANCE = 1e-3  # added to all, as a share of the largest: axes of noise are not blown up
 _INDEX_MASK = 0xFFFFFFFF
 
 
@@ -65,6 +66,10 @@ class KNNConfig:
 
     label_fraction: float = 1.0
     """Share of each class of the gallery that is used, in (0, 1]."""
+
+    whitened: bool = False
+    """Compare features that are less the gallery's mean, with all axes of its covariance at variance 1: cosines then
+    weigh every direction alike. Not DINO's protocol."""
 
     gallery: Path | None = None
     """Instead of --data, with --query: folder whose labels are known, CLASS/..."""
@@ -301,6 +306,23 @@ def unit(features: Float[Tensor, "n d"]) -> Float[Tensor, "n d"]:
     return unit
 
 
+def whitened(gallery: FeatureBank, *others: FeatureBank) -> tuple[FeatureBank, ...]:
+    """Return the banks with features x of length 1 made (x - m) V (l + l_max / 1000)^(-1/2).
+
+    m is the gallery's mean; V and l are the eigenvectors and eigenvalues of its covariance, and l_max is their largest.
+    No label is used. Raises UserError if a feature is not finite, or if all of the gallery are the same.
+    """
+    features = unit(gallery.features).double()
+    mean = features.mean(dim=0)
+    covariance = (features - mean).T @ (features - mean) / len(features)
+    variances, vectors = np.linalg.eigh(covariance.cpu().numpy())
+    if variances[-1] <= np.finfo(np.float32).eps:
+        raise UserError("all images of the gallery have the same feature, so nothing can be whitened")
+    scaled = vectors / np.sqrt(np.maximum(variances, 0) + _LEAST_VARIANCE * variances[-1])
+    axes = torch.as_tensor(scaled, dtype=torch.float32, device=mean.device)
+    return tuple(replace(bank, features=(unit(bank.features) - mean.float()) @ axes) for bank in (gallery, *others))
+
+
 def _slices(length: int, at_most: int) -> Iterator[slice]:
     """Yield slices of nearly equal size that cover `length`, each of `at_most` (at least 1) positions."""
     parts = -(-length // max(1, at_most))
@@ -356,9 +378,10 @@ def labels_as_in(classes: Sequence[str], queries: FeatureBank) -> Int[Tensor, " 
 def run(models: Sequence[Model], data: Data, config: KNNConfig, context: Context) -> Iterator[Result]:
     """Extract the features of gallery and queries, and vote; without queries each image is classified by all others.
 
-    Entries of the protocol: those of `Context.network`; temperature; label_fraction; classes; gallery, queries (their
-    folders; queries None if each image was classified by all others); gallery_images, query_images; those of
-    `base.grouping`, and with groups max_voters, the largest number of images that may vote for a query.
+    Entries of the protocol: those of `Context.network`; temperature; label_fraction; whitened, if the features are;
+    classes; gallery, queries (their folders; queries None if each image was classified by all others); gallery_images,
+    query_images; those of `base.grouping`, and with groups max_voters, the largest number of images that may vote for
+    a query.
 
     Raises UserError if there are no labels or a single class, the queries have classes that the gallery lacks, or a
     fraction of the labels is asked for without queries.
@@ -369,6 +392,8 @@ def run(models: Sequence[Model], data: Data, config: KNNConfig, context: Context
     for model in models:
         bank = context.features(model.backbone, gallery, "features of the gallery")
         queried = bank if queries is None else context.features(model.backbone, queries, "features of the queries")
+        if config.whitened:
+            bank, queried = whitened(bank, queried)
         metrics = leave_one_out(bank, config) if queries is None else knn(bank, queried, config)
         counts = {"gallery_images": len(bank.features), "query_images": len(queried.features)}
         counts |= {"max_voters": max_voters(bank, queried)} if bank.groups is not None else {}
@@ -401,6 +426,7 @@ def _protocol(model: Model, images: Images | None, config: KNNConfig, context: C
         "temperature": config.temperature,
         "label_fraction": config.label_fraction,
     }
+    protocol |= {"whitened": True} if config.whitened else {}
     if images is not None:
         gallery, queries = images
         protocol |= {"classes": len(gallery.classes), "gallery": base.location(gallery)}
@@ -431,7 +457,7 @@ def protocol_line(protocol: Mapping[str, Any]) -> str:
     weights += base.made_of(protocol)
     return (
         f"{gallery}, {queries}, {protocol['classes']} classes, {protocol['image_size']} px, "
-        f"temperature {protocol['temperature']:g}{weights}, data {data}"
+        f"temperature {protocol['temperature']:g}{', whitened' * ('whitened' in protocol)}{weights}, data {data}"
     )
 
 
@@ -455,5 +481,7 @@ EVALUATION = base.Evaluation(
     default=True,
     uses=base.OF_LABELLED_IMAGES,
     train_data=lambda data, config: data if config.gallery is None else _images(data, config),
-    file_name=lambda config, protocol: kept_name("knn", protocol["label_fraction"]),
+    file_name=lambda config, protocol: (
+        kept_name("knn", protocol["label_fraction"]) + "-whitened" * protocol.get("whitened", False)
+    ),
 )
