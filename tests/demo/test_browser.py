@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import cv2
+import numpy as np
 import pytest
 
 pytest.importorskip("gradio", reason="needs gradio: pip install 'dinoscope[demo]'")
@@ -22,7 +23,9 @@ from playwright import sync_api
 from dinoscope import api
 from dinoscope.demo.pictures import Limits
 from dinoscope.demo.serving import page_served
+from dinoscope.evaluation.base import Context
 from dinoscope.model_names import load_models, shipped_model
+from dinoscope.report.verdict import read_verdicts, write_verdict
 from tests.conformance import cases
 from tests.conftest import draw_picture
 from tests.demo.keyboard import choose_file, go_to
@@ -39,7 +42,10 @@ def address(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     data = labelled(root / "data")
     for name, every in (("plain", 0), ("mine", 1)):
         api.train(cases.run_config("dino", data, root / "runs" / name, epochs=2, evaluate_every=every))
-    with page_served(models, limits=Limits(megapixels=4), runs=[root / "runs"]) as address:
+    skipped, context = ("linear", "throughput", "lidar"), Context(workers=0, cached=False)
+    write_verdict([*models, "pixels"], data, root / "verdict", skip=skipped, context=context)
+    results = read_verdicts([root / "verdict"])
+    with page_served(models, limits=Limits(megapixels=4), runs=[root / "runs"], results=results) as address:
         yield address
 
 
@@ -170,7 +176,7 @@ def test_a_click_a_second_image_and_colours(visit: Visit, tmp_path: Path) -> Non
     colors = visit.picture("likeness-second-colors-here")
     visit.page.locator("#click img").click(position={"x": 60, "y": 60})
     here = visit.changed("likeness-second-here", here)
-    upload(visit, "second", photograph(tmp_path))
+    upload(visit, "similarity-second", photograph(tmp_path))
     there = visit.changed("likeness-second-there", there)
     visit.changed("likeness-second-colors-here", colors)  # those of both together
     visit.caption("likeness-second", r"cosine [01]\.\d\d")
@@ -190,12 +196,6 @@ def test_neighbours_of_an_image_from_elsewhere_and_copies(visit: Visit, tmp_path
     visit.page.keyboard.press("Enter")
     found = visit.page.locator("#copies-view")
     sync_api.expect(found).to_contain_text(re.compile("240 images|images: 240"), timeout=PATIENCE)
-
-
-def test_results_are_asked_for_in_a_line(visit: Visit) -> None:
-    visit.page.get_by_role("tab", name="Compare").click()
-    expected = "start the page with dinoscope demo --results results"
-    sync_api.expect(visit.page.locator("#compare-none")).to_contain_text(expected, timeout=PATIENCE)
 
 
 def test_two_trainings_by_keyboard(visit: Visit) -> None:
@@ -283,11 +283,50 @@ def test_spanish(visit: Visit, tmp_path: Path) -> None:
     sync_api.expect(complaint).to_contain_text("no es una imagen legible", timeout=PATIENCE)
 
 
-@pytest.mark.parametrize("visit", [{"viewport": {"width": 420, "height": 900}}], indirect=True)
-def test_a_narrow_screen_does_not_scroll_sideways(visit: Visit) -> None:
-    for tab in visit.page.get_by_role("tab").all():
-        tab.click()
-        assert visit.page.evaluate("document.documentElement.scrollWidth") <= 420
+IS_WHOLE = "each => each.scrollWidth <= each.clientWidth && each.scrollHeight <= each.clientHeight"
+PHONE = {"viewport": {"width": 390, "height": 844}}
+
+
+@pytest.mark.parametrize("visit", [PHONE, {**PHONE, "locale": "es-ES"}], indirect=True)
+def test_a_telephone_shows_all_tabs_and_does_not_scroll_sideways(visit: Visit) -> None:
+    tabs = visit.page.get_by_role("tab")
+    assert [tab.get_attribute("data-tab-id") for tab in tabs.all()] == list(READY)
+    for tab in tabs.all():
+        box = tab.bounding_box()
+        assert box["x"] >= 0
+        assert box["x"] + box["width"] <= 390
+    for _ in opened_tabs(visit):
+        assert visit.page.evaluate("document.documentElement.scrollWidth") <= 390
+        for hint in visit.page.locator(".prompt:visible").all():
+            assert hint.evaluate(IS_WHOLE), hint.inner_text()
+
+
+@pytest.mark.parametrize("visit", [{"locale": "es-ES"}, {"locale": "en-US"}], indirect=True)
+def test_the_hint_of_the_true_mask_is_not_cut_off(visit: Visit) -> None:
+    visit.page.locator("button.label-wrap:visible").last.click()
+    assert visit.page.locator("#truth .prompt").evaluate(IS_WHOLE)
+
+
+@pytest.mark.parametrize("visit", [PHONE], indirect=True)
+@pytest.mark.parametrize(
+    ("tab", "control", "picture"),
+    [
+        ("Image", "mass", "first-mask"),
+        ("Image", "opacity", "first-overlay"),
+        ("Similarity", "similarity-across", "click"),
+        ("Video", "video-reach", "video-frame"),
+        ("Training", "training-place", "training-first-run-attention"),
+    ],
+)
+def test_on_a_telephone_a_slider_and_its_picture_are_seen_at_once(
+    visit: Visit, tab: str, control: str, picture: str
+) -> None:
+    visit.page.get_by_role("tab", name=tab).click()
+    visit.picture(picture)
+    if tab == "Similarity":
+        visit.page.get_by_role("button", name="Choose without a mouse").click()
+    boxes = [visit.page.locator(f"#{name}").bounding_box() for name in (control, picture)]
+    assert max(box["y"] + box["height"] for box in boxes) - min(box["y"] for box in boxes) <= 844
 
 
 AXE = """async (script) => {
@@ -310,10 +349,18 @@ READY = {
     "similarity": "likeness-second-colors-here img",
     "neighbours": "neighbours-second-found img",
     "video": "video-frame img",
-    "compare": "compare-none",
+    "compare": "compare-view table",
     "training": "training-first-run-attention img",
 }
 """What shows that a tab is complete."""
+
+
+IS_OPAQUE = """(target) => {
+    for (let at = document.querySelector(target); at; at = at.parentElement)
+        if (getComputedStyle(at).opacity !== "1") return false;
+    return true;
+}"""
+"""Gradio shows what is being worked on faintly."""
 
 
 def opened_tabs(visit: Visit) -> Iterator[None]:
@@ -324,11 +371,17 @@ def opened_tabs(visit: Visit) -> Iterator[None]:
         folded = visit.page.locator("button.label-wrap:not(.open):visible")
         while folded.count():
             folded.first.click()
+        if (find := visit.page.locator("#copies-find")).is_visible():
+            find.click()
+            visit.page.locator("#copies-view .stored").wait_for(timeout=PATIENCE)
+            visit.page.wait_for_function(IS_OPAQUE, arg="#copies-view .stored", timeout=PATIENCE)
         yield
 
 
 @pytest.mark.parametrize(
-    "visit", [{"color_scheme": "dark", "locale": "es-ES"}, {"color_scheme": "light"}], indirect=True
+    "visit",
+    [{"color_scheme": scheme, "locale": locale} for scheme in ("dark", "light") for locale in ("es-ES", "en-US")],
+    indirect=True,
 )
 def test_no_serious_fault_by_axe(visit: Visit) -> None:
     axe = pytest.importorskip("axe_playwright_python", reason="needs axe-playwright-python")
@@ -432,6 +485,52 @@ def test_the_image_tab_by_keyboard_alone(visit: Visit, tmp_path: Path) -> None:
     sync_api.expect(page.locator("#upload img")).to_have_count(0, timeout=PATIENCE)
     choose_file(page, page.locator("#upload button").filter(has_text="Drop an image here"), photograph(tmp_path))
     visit.caption("first", r"Mask: \d+%.*37 × 28 patches")
+    go_to(page, page.get_by_role("button", name="Ground truth"))
+    page.keyboard.press("Enter")
+    field = page.locator("#truth button").filter(has_text="A PNG as large as the image")
+    for shape, shown in (((9, 12), "#truth-complaint"), ((90, 120), "#first-caption")):
+        mask = np.zeros(shape, np.uint8)
+        mask[: shape[0] // 2] = 255
+        cv2.imwrite(str(tmp_path / "mask.png"), mask)
+        choose_file(page, field, tmp_path / "mask.png")
+        words = re.compile("they must be equal|overlap with the ground truth")
+        sync_api.expect(page.locator(shown)).to_contain_text(words, timeout=PATIENCE)
+
+
+def test_the_whole_similarity_tab_by_keyboard_alone(visit: Visit, tmp_path: Path) -> None:
+    page = visit.page
+    go_to(page, page.get_by_role("tab", name="Similarity"))
+    page.keyboard.press("Enter")
+    here, clicked = visit.picture("likeness-second-here"), visit.picture("click")
+    go_to(page, page.get_by_role("button", name="Choose without a mouse"))
+    page.keyboard.press("Enter")
+    for name, place in (("across", "25"), ("down", "80")):
+        go_to(page, page.locator(f"#similarity-{name} input[type=number]"))
+        page.keyboard.press("Control+a")
+        page.keyboard.type(place)
+        page.keyboard.press("Enter")
+        here, clicked = visit.changed("likeness-second-here", here), visit.changed("click", clicked)
+    go_to(page, page.locator("#similarity-across input[type=range]"), "Shift+Tab")
+    page.keyboard.press("Home")
+    here = visit.changed("likeness-second-here", here)
+    there, colors = visit.picture("likeness-second-there"), visit.picture("likeness-second-colors-there")
+    go_to(page, page.locator("#similarity-samples .thumbnail-item").nth(2))
+    page.keyboard.press("Enter")
+    there, colors = visit.changed("likeness-second-there", there), visit.changed("likeness-second-colors-there", colors)
+    for question, shown, before in (("Brightness", "there", there), ("Colours", "colors-there", colors)):
+        choices = page.get_by_role("group", name=question).or_(page.locator("fieldset").filter(has_text=question))
+        go_to(page, choices.first.get_by_role("radio", checked=True))
+        page.keyboard.press("ArrowRight")
+        visit.changed(f"likeness-second-{shown}", before)
+    there = visit.picture("likeness-second-there")
+    go_to(page, page.locator("#similarity-second").get_by_role("button", name="Remove Image"), "Shift+Tab")
+    page.keyboard.press("Enter")
+    sync_api.expect(page.locator("#similarity-second img")).to_have_count(0, timeout=PATIENCE)
+    choose_file(
+        page, page.locator("#similarity-second button").filter(has_text="Drop an image here"), photograph(tmp_path)
+    )
+    visit.picture("likeness-second-there")
+    visit.caption("likeness-second", r"best match in the second image: cosine [01]\.\d\d")
 
 
 def fills_the_screen(page: Any, target: str) -> None:

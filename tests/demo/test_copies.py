@@ -63,7 +63,8 @@ def test_groups_are_shown_in_words_and_looked_for_once(
     engine: Engine, folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     shown = part(engine, folder, tmp_path)
-    first = shown.show(REQUEST)
+    first, complaint = shown.show(REQUEST)
+    assert not complaint.visible
     assert "Copies: 3 · groups: 2 · images: 9 (photos)" in first
     assert first.index("to keep: none is larger") < first.index("nearly the same, cosine ")
     assert "mirrored, cosine " in first
@@ -71,7 +72,7 @@ def test_groups_are_shown_in_words_and_looked_for_once(
     assert "<b>" not in first  # a name is text
     assert "&#60;b&#62;small" in first
     monkeypatch.setattr(copies, "find_duplicates", None)
-    assert shown.show(REQUEST) == first
+    assert shown.show(REQUEST)[0] == first
 
 
 def test_of_many_groups_and_members_the_rest_is_counted(
@@ -79,7 +80,7 @@ def test_of_many_groups_and_members_the_rest_is_counted(
 ) -> None:
     monkeypatch.setattr(copies, "MAX_GROUPS", 1)
     monkeypatch.setattr(copies, "MAX_MEMBERS", 2)
-    html = part(engine, folder, tmp_path).show(REQUEST)
+    html, _ = part(engine, folder, tmp_path).show(REQUEST)
     assert html.count("<img") == 2
     assert "and 1 more<" in html
     assert "and 1 more groups" in html
@@ -89,7 +90,7 @@ def test_a_folder_without_copies_says_so(engine: Engine, folder: Path, tmp_path:
     for name in ("<b>small.png", "turned.png", "same.png"):
         (folder / name).unlink()
     (folder / "broken.png").write_bytes(b"not an image")
-    html = part(engine, folder, tmp_path).show(REQUEST)
+    html, _ = part(engine, folder, tmp_path).show(REQUEST)
     assert "No copies among 7 images (photos)." in html
     assert "unreadable: 1" in html
 
@@ -98,6 +99,14 @@ def test_a_folder_that_is_too_large_is_refused(folder: Path) -> None:
     with pytest.raises(Refused) as refused:
         Copies.find(folder, lambda *_: None, limit=8)
     assert (refused.value.key, refused.value.values) == ("copies_too_many", {"images": 9, "most": 8})
+
+
+def test_why_there_are_none_stays_next_to_the_button(engine: Engine, tmp_path: Path) -> None:
+    (tmp_path / "photos").mkdir()
+    view, complaint = part(engine, tmp_path / "photos", tmp_path).show(REQUEST)
+    assert view["visible"] is False
+    assert complaint.visible
+    assert "no images" in complaint.value
 
 
 def test_every_kind_has_its_words() -> None:

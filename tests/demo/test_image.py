@@ -65,7 +65,17 @@ def test_an_image_that_cannot_be_looked_at_shows_nothing_of_the_one_before(tab: 
     assert "1764000 patches; at most 12000" in results[1]
     assert results[2:4] == [None, None]
     file.unlink()
-    assert tab.draw(values(tab, Sample(file), "vit"), ENGLISH)[1:4] == ["", None, None]
+    results = tab.draw(values(tab, Sample(file), "vit"), ENGLISH)
+    assert results[1:4] == ["", None, None]
+    assert "no longer here" in results[-1].value  # next to the pictures, until others are drawn
+    assert results[-1].visible
+
+
+def test_a_sample_that_is_gone_says_so_below_the_field(tab: ImageTab, tmp_path: Path) -> None:
+    site = replace(tab.site, samples=[Sample(tmp_path / "gone.png")])
+    picked, field, complaint = site.sample_or_reason(0, ENGLISH)
+    assert picked == field == gr.skip()
+    assert "no longer here" in complaint.value
 
 
 def test_a_true_mask_is_forgotten_with_its_image(tab: ImageTab, picture_file: Path) -> None:

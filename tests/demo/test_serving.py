@@ -72,7 +72,7 @@ class Person:
     def begin(self) -> list[Any]:
         """What happens when the page is opened: the first sample is picked, then drawn."""
         loads = [each for each in self.config["dependencies"] if any(event == "load" for _, event in each["targets"])]
-        picks = [each for each in loads if len(each["outputs"]) == 2]
+        picks = [each for each in loads if len(each["outputs"]) == 3]
         self.call(picks[0])
         changed = [picks[0]["outputs"][0], "change"]
         draws = [

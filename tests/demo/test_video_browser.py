@@ -21,6 +21,7 @@ from PIL import Image
 from dinoscope.model_names import shipped_model
 from tests.demo.clips import write_clip
 from tests.demo.keyboard import choose_file, go_to
+from tests.demo.test_browser import fills_the_screen
 
 pytest.importorskip("gradio", reason="the page needs Gradio")
 playwright = pytest.importorskip("playwright.sync_api", reason="needs Playwright")
@@ -128,6 +129,11 @@ def test_a_clip_is_marked_followed_and_played(page: Any, folder: Path, tmp_path:
     page.wait_for_function(
         "document.querySelector('#video-overlay video').getVideoPlaybackQuality().totalVideoFrames > 6"
     )
+    video.hover()
+    page.locator("#video-overlay [aria-label=full-screen]").click()
+    fills_the_screen(page, "#video-overlay video")
+    page.keyboard.press("Escape")
+    page.wait_for_function("document.fullscreenElement === null")
     with page.expect_download() as download:
         page.click("#video-save-masks")
     assert download.value.suggested_filename == "masks.zip"
@@ -151,6 +157,10 @@ def test_cancel_stops_the_work_and_leaves_nothing(page: Any, folder: Path, held:
     page.mouse.click(box["x"] + 0.7 * box["width"], box["y"] + 0.5 * box["height"])
     page.click("#video-follow")
     says(page, "progress", "Frame .* of 36")
+    moving = page.locator("#video-moving")
+    moving.get_by_title("Fullscreen").click()
+    fills_the_screen(page, "#video-moving img")
+    moving.get_by_title("Exit fullscreen mode").click()
     page.click("#video-cancel")
     says(page, "progress", "Cancelled")
     playwright.expect(page.locator("#video-follow")).to_be_enabled(timeout=TIMEOUT)

@@ -62,18 +62,19 @@ class CopiesPart:
         with gr.Column(elem_id="copies", elem_classes="copies"):
             gr.Markdown(site.words.label("copies_hint"), elem_classes="hint")
             find = site.button("copies_find", scale=0, min_width=220)
+            complaint = site.complaint("copies")
             view = gr.HTML(elem_id="copies-view", js_on_load=None, min_height=90, visible=False)
         # images are read, and no network is run: nobody who waits for one waits for this
         find.click(lambda: gr.HTML(visible=True), None, [view], api_visibility="private", show_progress="hidden").then(
-            self.show, None, [view], concurrency_id="copies", concurrency_limit=1, api_visibility="private"
+            self.show, None, [view, complaint], concurrency_id="copies", concurrency_limit=1, api_visibility="private"
         )
 
-    @refusals_shown(gr.skip())
+    @refusals_shown([gr.update(visible=False)])
     def show(
         self,
         request: gr.Request,
         progress: gr.Progress = gr.Progress(),  # noqa: B008 (Gradio finds it by its default)
-    ) -> str:
+    ) -> list[str]:
         """Look for copies, unless that was done, and show them."""
         what = self.site.words.plain(request, "copies_finding")
 
@@ -86,7 +87,7 @@ class CopiesPart:
                     self._found = Copies.find(self.searched(), show_progress)
                 except UserError as error:
                     raise Refused("neighbours_failed", reason=error) from error
-            return self._html(self._found, request)
+            return [self._html(self._found, request)]
 
     def _html(self, found: Copies, request: gr.Request) -> str:
         say, groups = self.site.words.say, found.duplicates.groups

@@ -129,7 +129,7 @@ class ImageTab:
         with gr.Row(equal_height=False):
             with gr.Column(scale=3, min_width=290, elem_classes="controls"):
                 self._build_controls()
-            with gr.Column(scale=10, min_width=320, elem_classes="results"):
+            with gr.Column(scale=10, min_width=320, elem_classes="results interleaved"):
                 with gr.Row():
                     labels = list(site.engine.models)
                     others = [(word("image_no_second"), NOTHING), *((label, label) for label in labels)]
@@ -137,7 +137,8 @@ class ImageTab:
                     settings: Any = {"filterable": False, "min_width": 200}
                     self.first = gr.Dropdown(labels, value=labels[0], label=word("image_model"), **settings)
                     self.second = gr.Dropdown(others, value=second, label=word("image_second"), **settings)
-                with gr.Row(equal_height=False):
+                self.draw_complaint = site.complaint("image-draw")
+                with gr.Row(equal_height=False, elem_classes="interleaved"):
                     self.columns = self._build_column("first"), self._build_column("second")
         self._wire(demo)
 
@@ -187,10 +188,10 @@ class ImageTab:
     def _wire(self, demo: gr.Blocks) -> None:
         # Of many moves of a control the last counts.
         site, inputs = self.site, {self.picked, self.first, self.second, *self.controls}
-        outputs = [component for column in self.columns for component in column]
+        outputs = [*(component for column in self.columns for component in column), self.draw_complaint]
         draw: Any = {"fn": self.draw, "inputs": inputs, "outputs": outputs, **site.heavy}
-        picked = [self.picked, self.upload]
-        self.upload.change(self.take, [self.upload], [*picked, self.complaint, self.truth], **LIGHT)
+        picked = [self.picked, self.upload, self.complaint]
+        self.upload.change(self.take, [self.upload], [*picked, self.truth], **LIGHT)
         self.samples.select(self.pick, None, [*picked, self.truth], **LIGHT)
         truth = [self.picked, self.truth, self.truth_complaint]
         self.truth.upload(self.take_truth, [self.picked, self.truth], truth, **LIGHT)
@@ -222,11 +223,11 @@ class ImageTab:
         """Return the resolution, as in `Input`."""
         return None if data[self.size] == OWN else int(data[self.size])
 
-    def begin(self, request: gr.Request) -> tuple[Any, Any]:
+    def begin(self, request: gr.Request) -> tuple[Any, Any, Any]:
         """Pick the first sample, so that nobody meets an empty page."""
-        return self.site.sample(0, request)
+        return self.site.sample_or_reason(0, request)
 
-    def pick(self, event: gr.SelectData, request: gr.Request) -> tuple[Any, Any, Any]:
+    def pick(self, event: gr.SelectData, request: gr.Request) -> tuple[Any, Any, Any, Any]:
         """Pick a sample; a ground truth that was uploaded is another image's."""
         return *self.site.pick(event, request), None
 
@@ -297,9 +298,7 @@ class ImageTab:
         try:
             drawn = view(self.site.engine, given, controls, truth)
         except Refused as error:
-            reason = say(request, error.key, **error.values)
-            caption = reason if "model" in error.values else f"**{literal(given.model)}**\n\n{reason}"
-            return [caption, None, None, gr.Gallery([], visible=False)]
+            return [self.site.refused(request, given.model, error), None, None, gr.Gallery([], visible=False)]
         kind = self.site.engine.shown_kind(given.model, controls.kind)
         shown = functools.partial(self.site.shown, request, given.model, file)
         large, small = shrunk(given.picture.pixels, SHOWN), shrunk(given.picture.pixels, THUMBNAIL, THUMBNAIL)

@@ -122,22 +122,24 @@ class NeighboursTab:
                 settings: Any = {"height": 240, "elem_classes": "upload picture first"}
                 upload, complaint = site.upload("neighbours-upload", "neighbours_upload", **settings)
                 samples = site.sample_gallery("neighbours-samples")
-                count = site.slider("neighbours_count", 1, _MAX_COUNT, _COUNT, step=1)
-            with gr.Column(scale=10, min_width=320, elem_classes="results"), gr.Row(equal_height=False):
-                columns = self._build_column("neighbours-first"), self._build_column("neighbours-second")
+                count = site.slider("neighbours_count", 1, _MAX_COUNT, _COUNT, step=1, elem_id="neighbours-count")
+            with gr.Column(scale=10, min_width=320, elem_classes="results"):
+                draw_complaint = site.complaint("neighbours-draw")
+                with gr.Row(equal_height=False):
+                    columns = self._build_column("neighbours-first"), self._build_column("neighbours-second")
         CopiesPart(site, self.searched, folder and folder.resolve().name)
         draw: Any = {
             "fn": self.draw,
             "inputs": [own, image.picked, count, image.first, image.second],
-            "outputs": [component for column in columns for component in column],
+            "outputs": [*(component for column in columns for component in column), draw_complaint],
             "show_progress_on": [gallery for *_, gallery in columns],
             **site.heavy,
         }
         upload.change(site.take, [upload], [own, upload, complaint], **LIGHT)
-        samples.select(site.pick, None, [own, upload], **LIGHT)
+        samples.select(site.pick, None, [own, upload, complaint], **LIGHT)
         own.change(**draw)
         count.release(**draw)
-        tab.select(self.preview, [own, image.picked], [upload], **LIGHT).then(**draw)
+        tab.select(self.preview, [own, image.picked], [upload, complaint], **LIGHT).then(**draw)
 
     def _build_column(self, name: str) -> list[Any]:
         # What shows one model, in the order of `_BLANK`.
@@ -147,14 +149,14 @@ class NeighboursTab:
             gallery = self.site.gallery(f"{name}-found", "neighbours_found", **settings)
         return [column, caption, gallery]
 
-    @refusals_shown(gr.skip())
-    def preview(self, own: Sample | None, picked: Sample | None, request: gr.Request) -> Any:
+    @refusals_shown([gr.skip()])
+    def preview(self, own: Sample | None, picked: Sample | None, request: gr.Request) -> list[Any]:
         """Show the image tab's image if none was chosen here."""
         if own is not None:
-            return gr.skip()
+            return [gr.skip()]
         if picked is None:
-            return None
-        return self.site.show(shrunk(self.site.engine.picture(picked.path).pixels, 2 * THUMBNAIL))
+            return [None]
+        return [self.site.show(shrunk(self.site.engine.picture(picked.path).pixels, 2 * THUMBNAIL))]
 
     @refusals_shown(_BLANK)
     def draw(

@@ -45,7 +45,7 @@ def build_page(
             for model in site.engine.models.values()
         ):
             gr.Markdown(word("page_shipped"), elem_id="shipped")
-        with gr.Tabs():
+        with gr.Tabs(overflow_behavior="wrap"):  # on a telephone all of them are in sight
             with gr.Tab(word("image_tab"), id="image"):
                 image = ImageTab(site, demo)
             with gr.Tab(word("similarity_tab"), id="similarity") as tab:

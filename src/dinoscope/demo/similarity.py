@@ -10,12 +10,12 @@ import gradio as gr
 
 from dinoscope.demo.engine import Engine, Input
 from dinoscope.demo.image import ImageTab
-from dinoscope.demo.pictures import Picture, Pixels, Sample, shrunk
+from dinoscope.demo.pictures import Picture, Pixels, Refused, Sample, shrunk
 from dinoscope.demo.site import LIGHT, Site, for_models, refusals_shown
 from dinoscope.explain.patches import patch_at, patch_box, stretched
 from dinoscope.pictures import color_picture, cosine_overlay, marked
 
-MIDDLE = (0.5, 0.5)
+MIDDLE = 50  # per cent
 STRETCHED = "stretched"
 _SHOWN = 480  # longest side of a picture, in pixels
 _PICTURES = ("here", "there", "colors_here", "colors_there")
@@ -80,44 +80,53 @@ class SimilarityTab:
 
     def __init__(self, site: Site, image: ImageTab, tab: gr.Tab) -> None:
         self.site, self.image = site, image
-        start, preview = site.sample(1)
+        try:
+            start, preview = site.sample(1)
+        except Refused:  # the page opens without it
+            start = preview = None
         self.second = gr.State(start)
-        self.point = gr.State(MIDDLE)  # shares of width and height
         gr.Markdown(site.words.label("similarity_hint"), elem_classes="hint")
         with gr.Row(equal_height=False):
             with gr.Column(scale=3, min_width=290, elem_classes="controls"):
                 clicked = site.picture("click", "similarity_click", "clickable first", height=240, buttons=[])
+                with gr.Accordion(site.words.label("similarity_typed"), open=False, elem_id="similarity-typed"):
+                    self.across, self.down = (
+                        site.slider(f"page_{name}", 0, 100, MIDDLE, step=0.1, elem_id=f"similarity-{name}")
+                        for name in ("across", "down")
+                    )
                 settings: Any = {"value": preview, "height": 170, "elem_classes": "picture"}
-                upload, complaint = site.upload("second", "similarity_second", **settings)
-                samples = site.sample_gallery("second-samples")
+                upload, complaint = site.upload("similarity-second", "similarity_second", **settings)
+                samples = site.sample_gallery("similarity-samples")
                 self.scale = site.choice("similarity_scale", {each: each for each in (STRETCHED, "absolute")})
                 self.colors = site.choice("similarity_colors", {each: each for each in ("joint", "single")})
             with gr.Column(scale=10, min_width=320, elem_classes="results"):
+                draw_complaint = site.complaint("similarity-draw")
                 rows = self._build_row("likeness-first"), self._build_row("likeness-second")
 
         draw: Any = {
             "fn": self.draw,
             "inputs": {image.picked, image.first, image.second, image.size}
-            | {self.second, self.point, self.scale, self.colors},
-            "outputs": [clicked, *(component for row in rows for component in row)],
+            | {self.second, self.across, self.down, self.scale, self.colors},
+            "outputs": [clicked, *(component for row in rows for component in row), draw_complaint],
             **site.heavy,
         }
         upload.change(site.take, [upload], [self.second, upload, complaint], **LIGHT)
-        samples.select(site.pick, None, [self.second, upload], **LIGHT)
+        samples.select(site.pick, None, [self.second, upload, complaint], **LIGHT)
         self.second.change(**draw, show_progress="minimal")
-        click = clicked.select(self.click, [image.picked], [self.point], **LIGHT)
+        place = [self.across, self.down]
+        click = clicked.select(self.click, [image.picked], place, **LIGHT)
         click.then(**draw, show_progress="hidden")
-        for choice in (self.scale, self.colors):
-            choice.input(**draw, show_progress="hidden")
+        for control in (*place, self.scale, self.colors):
+            control.input(**draw, trigger_mode="always_last", show_progress="hidden")
         tab.select(**draw, show_progress="minimal")
-        image.picked.change(lambda: MIDDLE, None, [self.point], **LIGHT)
+        image.picked.change(lambda: (MIDDLE, MIDDLE), None, place, **LIGHT)
 
     def _build_row(self, name: str) -> list[Any]:
         # What shows one model, in the order of `_BLANK`.
         with gr.Column(elem_id=name, elem_classes="model-column") as row:
             caption = self.site.caption(name)
             settings: Any = {"height": 250, "min_width": 170, "buttons": ["fullscreen", "download"]}
-            with gr.Row():
+            with gr.Row(elem_classes="four"):
                 pictures = [
                     self.site.picture(f"{name}-{key.replace('_', '-')}", f"similarity_{key}", "one-of-four", **settings)
                     for key in _PICTURES
@@ -125,12 +134,12 @@ class SimilarityTab:
         return [row, caption, *pictures]
 
     def click(self, event: gr.SelectData, picked: Sample | None) -> tuple[float, float]:
-        """Return the clicked point of the first image: its shares of width and height."""
+        """Return the clicked point of the first image, in per cent of its width and height."""
         if picked is None:
-            return MIDDLE
+            return MIDDLE, MIDDLE
         height, width = shrunk(self.site.engine.picture(picked.path).pixels, _SHOWN).shape[:2]
         x, y = event.index
-        return (x + 0.5) / width, (y + 0.5) / height
+        return 100 * (x + 0.5) / width, 100 * (y + 0.5) / height
 
     @refusals_shown(_BLANK)
     def draw(self, data: dict[Any, Any], request: gr.Request) -> list[Any]:
@@ -141,12 +150,15 @@ class SimilarityTab:
         samples = [data[self.image.picked], *([data[self.second]] if data[self.second] else [])]
         pictures = [site.engine.picture(sample.path) for sample in samples]
         missing = [None] * (2 - len(pictures))
-        point, size = data[self.point], self.image.read_size(data)
+        point, size = (data[self.across] / 100, data[self.down] / 100), self.image.read_size(data)
         joint, stretch = data[self.colors] == "joint", data[self.scale] == STRETCHED
 
         def show(model: str) -> list[Any]:
             inputs = [Input(model, picture, size) for picture in pictures]
-            drawn = compare(site.engine, inputs, point, joint=joint, stretch=stretch)
+            try:
+                drawn = compare(site.engine, inputs, point, joint=joint, stretch=stretch)
+            except Refused as error:
+                return [site.refused(request, model, error), *[None] * len(_PICTURES)]
             key = "similarity_caption" if drawn.best is not None else "similarity_caption_one"
             caption = site.words.say(request, key, model=model, low=drawn.low, best=drawn.best, share=drawn.share)
             names = [sample.path.name for sample in samples]

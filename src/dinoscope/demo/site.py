@@ -129,17 +129,20 @@ def for_models(first: str, second: str, show: Callable[[str], Sequence[Any]]) ->
     return [update for column in columns for update in column]
 
 
-def refusals_shown(otherwise: Any) -> Callable[..., Any]:
-    """Decorate a handler of a tab with a `site` that takes a gr.Request: warn if it refuses, and return `otherwise`."""
+def refusals_shown(otherwise: Sequence[Any]) -> Callable[..., Any]:
+    """Decorate a handler of a tab with a `site` that takes a gr.Request: if it refuses, return `otherwise`.
 
-    def decorate(method: Callable[..., Any]) -> Callable[..., Any]:
+    It gets one more output, a `complaint`, for the reason.
+    """
+
+    def decorate(method: Callable[..., Sequence[Any]]) -> Callable[..., list[Any]]:
         @functools.wraps(method)
-        def handler(self: Any, *values: Any) -> Any:
+        def handler(self: Any, *values: Any) -> list[Any]:
             try:
-                return method(self, *values)
+                return [*method(self, *values), gr.HTML(visible=False)]
             except Refused as error:
-                self.site.warn(next(value for value in values if isinstance(value, gr.Request)), error)
-                return otherwise
+                request = next(value for value in values if isinstance(value, gr.Request))
+                return [*otherwise, self.site.complain(request, error)]
 
         return handler
 
@@ -244,9 +247,10 @@ class Site:
         """Build the lines above the pictures of one model."""
         return gr.Markdown(latex_delimiters=[], elem_classes="caption", elem_id=f"{name}-caption")
 
-    def warn(self, request: gr.Request, error: Refused) -> None:
-        """Show in the page why something is not done, until it is closed."""
-        gr.Warning(self.words.say(request, error.key, **error.values), duration=None)
+    def refused(self, request: gr.Request, model: str, error: Refused) -> str:
+        """Return the text of the `caption` of a model that shows nothing: why."""
+        reason = self.words.say(request, error.key, **error.values)
+        return reason if "model" in error.values else f"**{literal(model)}**\n\n{reason}"
 
     def take(self, path: str | None, request: gr.Request) -> tuple[Any, Any, Any]:
         """Handle an image that was uploaded, photographed, pasted or removed.
@@ -264,25 +268,22 @@ class Site:
             return None, None, self.complain(request, error)
         return Sample(Path(path)), gr.skip(), gr.HTML(visible=False)
 
-    def pick(self, event: gr.SelectData, request: gr.Request) -> tuple[Any, Any]:
-        """Handle a click on a sample: return the image, and what the field of an image shows then."""
-        return self.sample(int(event.index), request)
+    def pick(self, event: gr.SelectData, request: gr.Request) -> tuple[Any, Any, Any]:
+        """Handle a click on a sample: return what `take` returns. One that cannot be read changes nothing."""
+        return self.sample_or_reason(int(event.index), request)
 
-    def sample(self, number: int, request: gr.Request | None = None) -> tuple[Any, Any]:
-        """Return a sample, and its preview for the field of an image.
+    def sample_or_reason(self, number: int, request: gr.Request) -> tuple[Any, Any, Any]:
+        """Return a sample, its preview for the field of an image, and the `complaint` of that field."""
+        try:
+            return *self.sample(number), gr.HTML(visible=False)
+        except Refused as error:
+            return gr.skip(), gr.skip(), self.complain(request, error)
 
-        If it cannot be read, nothing changes and a warning is shown; without a `request` (while the page is built), or
-        if there is no such sample, both are None.
-        """
+    def sample(self, number: int) -> tuple[Sample | None, str | None]:
+        """Return a sample and its preview, or None twice without so many. Raises Refused as `Engine.picture`."""
         if number >= len(self.samples):
             return None, None
-        try:
-            picture = self.engine.picture(self.samples[number].path)
-        except Refused as error:
-            if request is None:
-                return None, None
-            self.warn(request, error)
-            return gr.skip(), gr.skip()
+        picture = self.engine.picture(self.samples[number].path)
         return self.samples[number], self.show(shrunk(picture.pixels, _PREVIEW))
 
     def show(self, pixels: UInt8[ndarray, "h w 3"], name: str = "") -> str:

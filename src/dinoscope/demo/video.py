@@ -139,7 +139,7 @@ class VideoTab:
             f"#video-object label:nth-of-type({number}) {{ border-bottom: 4px solid {color}; }}"
             for number, color in enumerate(colors, start=1)
         ]
-        gr.HTML(f"<style>{' '.join(underlines)}</style>", padding=False)
+        gr.HTML(f"<style>{' '.join(underlines)}</style>", padding=False, elem_id="video-colours")
 
     def _build_marking(self) -> None:
         site, word = self.site, self.site.words.label
@@ -154,10 +154,10 @@ class VideoTab:
             with gr.Column(scale=1, min_width=90, elem_classes="stack"):
                 self.undo_button = site.button("video_undo", size="sm")
                 self.clear_button = site.button("video_clear", size="sm")
-        self.reach_slider = site.slider("video_reach", -_MAX_REACH, _MAX_REACH, 0, step=0.02)
+        self.reach_slider = site.slider("video_reach", -_MAX_REACH, _MAX_REACH, 0, step=0.02, elem_id="video-reach")
         with gr.Accordion(word("video_typed"), open=False, elem_id="video-typed") as self.typed, gr.Row():
-            self.across = site.slider("video_across", 0, 100, 50, step=0.5, min_width=120, elem_id="video-across")
-            self.down = site.slider("video_down", 0, 100, 50, step=0.5, min_width=120, elem_id="video-down")
+            self.across = site.slider("page_across", 0, 100, 50, step=0.5, min_width=120, elem_id="video-across")
+            self.down = site.slider("page_down", 0, 100, 50, step=0.5, min_width=120, elem_id="video-down")
             self.mark_button = site.button("video_mark", size="sm", min_width=90)
 
     def _build_following(self) -> None:
@@ -166,10 +166,10 @@ class VideoTab:
             self.follow_button = site.button("video_follow", variant="primary")
             self.cancel_button = site.button("video_cancel", variant="stop", interactive=False)
         self.progress = gr.Markdown(latex_delimiters=[], elem_id="video-progress")
-        settings: Any = {"interactive": False, "height": _HEIGHT, "buttons": []}
+        settings: Any = {"interactive": False, "height": _HEIGHT, "buttons": ["fullscreen"]}
         result: Any = word("video_result")
         self.moving = gr.Image(label=result, alt_text=result, elem_id="video-moving", **settings)
-        settings |= {"visible": False, "autoplay": True, "loop": True}
+        settings |= {"visible": False, "autoplay": True, "loop": True, "buttons": []}
         self.overlay = gr.Video(label=word("video_overlay"), elem_id="video-overlay", **settings)
         with gr.Row():
             names = list(self.models)  # the second of the pair is the one that was trained without labels
