@@ -467,10 +467,14 @@ def test_the_image_tab_by_keyboard_alone(visit: Visit, tmp_path: Path) -> None:
     page.locator("#second-overlay").get_by_role("button", name="Fullscreen", exact=True).wait_for(timeout=PATIENCE)
     go_to(page, page.get_by_label("Beside it"))
     page.keyboard.press("ArrowDown")
+    active = page.locator("[role=option].active").last
+    active.wait_for(timeout=PATIENCE)
     for _ in range(4):
-        if "nothing" in page.locator("[role=option].active").last.inner_text():
+        page.wait_for_timeout(500)  # the list follows a key in its own time
+        if "nothing" in active.inner_text():
             break
         page.keyboard.press("ArrowUp")
+    sync_api.expect(active).to_contain_text("nothing", timeout=PATIENCE)
     page.keyboard.press("Enter")
     sync_api.expect(page.locator("#second-overlay")).to_be_hidden(timeout=PATIENCE)
     go_to(page, page.get_by_role("button", name="Save all pictures"))
