@@ -129,11 +129,6 @@ def test_a_clip_is_marked_followed_and_played(page: Any, folder: Path, tmp_path:
     page.wait_for_function(
         "document.querySelector('#video-overlay video').getVideoPlaybackQuality().totalVideoFrames > 6"
     )
-    video.hover()
-    page.locator("#video-overlay [aria-label=full-screen]").click()
-    fills_the_screen(page, "#video-overlay video")
-    page.keyboard.press("Escape")
-    page.wait_for_function("document.fullscreenElement === null")
     with page.expect_download() as download:
         page.click("#video-save-masks")
     assert download.value.suggested_filename == "masks.zip"
