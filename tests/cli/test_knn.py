@@ -13,7 +13,10 @@ import torch
 from dinoscope import checkpoint, cli
 from dinoscope.cli import call
 from dinoscope.errors import UserError
+from dinoscope.evaluation import EVALUATIONS
+from dinoscope.evaluation.compare import gather
 from dinoscope.files import cache_folder
+from dinoscope.model_names import load_models
 from dinoscope.models.backbone import BackboneConfig, build_backbone
 from dinoscope.types import Metric
 
@@ -298,7 +301,8 @@ def test_groups_of_a_list_come_from_its_column(model: Path, patients: Path, caps
 def test_whitened_features_are_named_and_kept_apart(model: Path, data: Path, tmp_path: Path, capsys) -> None:
     home = tmp_path / "run" / "exported"
     shutil.copytree(model, home)
-    (tmp_path / "run" / "config.json").write_text('{"run": {}}')
+    settings = {"data": str(data), "out": str(home.parent)}
+    (home.parent / "config.json").write_text(json.dumps({"run": settings}))
     assert run(home.parent, "--data", data) == 0
     assert ", whitened," not in capsys.readouterr().out
     assert run(home.parent, "--data", data, "--whitened") == 0
@@ -306,3 +310,6 @@ def test_whitened_features_are_named_and_kept_apart(model: Path, data: Path, tmp
     kept = {file.stem: json.loads(file.read_text()) for file in (home.parent / "evaluations").glob("knn*.json")}
     assert set(kept) == {"knn", "knn-whitened"}
     assert [kept[name]["protocol"].get("whitened") for name in ("knn", "knn-whitened")] == [None, True]
+    (home.parent / "evaluations" / "knn.json").unlink()
+    comparison = gather(load_models([str(home.parent)]), None, skip=EVALUATIONS)
+    assert comparison.rows[0].cell("knn") is None  # what is whitened is not shown as if it were not

@@ -24,7 +24,6 @@ from dinoscope.data.sources import images_in_folder, split_images
 from dinoscope.errors import UserError
 from dinoscope.evaluation import retrieval
 from dinoscope.evaluation.base import Context
-from dinoscope.evaluation.knn import unit
 from dinoscope.evaluation.retrieval import (
     EVALUATION,
     KS,
@@ -32,7 +31,6 @@ from dinoscope.evaluation.retrieval import (
     cropped,
     generalised_mean,
     landmark_scores,
-    learn_whitening,
     leave_one_out,
     rank_scores,
     read_landmarks,
@@ -175,21 +173,6 @@ def test_a_block_of_similarities_stays_small(monkeypatch: pytest.MonkeyPatch) ->
     leave_one_out(bank(200), RetrievalConfig(max_bytes=2**20), CPU)
     assert sum(sizes) == 200 * 200
     assert max(sizes) * 64 <= 2**19
-
-
-# Whitening
-
-
-def test_whitened_features_have_covariance_one_and_few_images_fewer_axes() -> None:
-    features = torch.randn(300, 6, generator=torch.Generator().manual_seed(0)) @ torch.diag(torch.arange(1.0, 7))
-    whitened = learn_whitening(3 * features)(unit(features))  # their length does not matter
-    assert whitened.mean(dim=0).numpy() == pytest.approx(np.zeros(6), abs=1e-6)
-    assert (whitened.T @ whitened / 300).numpy() == pytest.approx(np.eye(6), abs=1e-5)
-    assert learn_whitening(features[:4])(unit(features)).shape == (300, 3)
-    with pytest.raises(UserError):
-        learn_whitening(features[:1])
-    with pytest.raises(UserError):
-        learn_whitening(features[:1].expand(5, 6))
 
 
 # The ground truth

@@ -485,12 +485,18 @@ class _Gatherer:
         return chosen
 
     def _kept(self, model: Model, name: str) -> list[Result]:
-        """Return what is kept, without accuracies among a single class, which are 100 % by definition."""
+        """Return what is kept of all, or of the wanted, labels, and of features as they are, or whitened, if wanted.
+
+        Accuracies among a single class, which are 100 % by definition, are left out.
+        """
         fraction = getattr(self.wanted[name][1], "label_fraction", 1.0)
+        whitened = getattr(self.wanted[name][1], "whitened", False)
         return [
             found
             for found in base.kept_results(EVALUATIONS[name], model)
-            if found.protocol.get("classes") != 1 and found.protocol.get("label_fraction", 1.0) == fraction
+            if found.protocol.get("classes") != 1
+            and found.protocol.get("label_fraction", 1.0) == fraction
+            and found.protocol.get("whitened", False) == whitened
         ]
 
     def _usual_images(self) -> base.Images | None:

@@ -34,8 +34,9 @@ from dinoscope.evaluation import base
 from dinoscope.evaluation.base import Context, Data, Labelled
 from dinoscope.evaluation.knn import unit
 from dinoscope.evaluation.results import new_result
-from dinoscope.evaluation.retrieval import Whitening, generalised_mean
+from dinoscope.evaluation.retrieval import generalised_mean
 from dinoscope.evaluation.statistics import estimate_metric, mean_intervals
+from dinoscope.evaluation.whitening import Whitening
 from dinoscope.features import describing, evaluation_view
 from dinoscope.model_names import Model
 from dinoscope.models.network import require_patches

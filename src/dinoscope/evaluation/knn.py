@@ -31,6 +31,7 @@ from dinoscope.evaluation import base
 from dinoscope.evaluation.base import Context, Data, Images
 from dinoscope.evaluation.results import kept_name, new_result
 from dinoscope.evaluation.statistics import share_metrics
+from dinoscope.evaluation.whitening import pca_whitening
 from dinoscope.model_names import Model
 from dinoscope.types import FeatureBank, Metric, Result
 
@@ -46,7 +47,7 @@ _BYTES_PER_NEIGHBOUR = 64  # the same for one that is kept
 _BYTES_PER_VOTE = 40  # a class's votes and their keys for one query
 _BYTES_PER_MASK = 2  # whether an image is of the query's group
 _BELOW_COSINES = -2.0
-_LEAST_VARIANCE = 1e-3  # added to all, as a share of the largest: axes of noise are not blown up
+_RIDGE = 1e-3  # of whitening
 _INDEX_MASK = 0xFFFFFFFF
 
 
@@ -307,20 +308,12 @@ def unit(features: Float[Tensor, "n d"]) -> Float[Tensor, "n d"]:
 
 
 def whitened(gallery: FeatureBank, *others: FeatureBank) -> tuple[FeatureBank, ...]:
-    """Return the banks with features x of length 1 made (x - m) V (l + l_max / 1000)^(-1/2).
+    """Return the banks with features of length 1 whitened as the gallery's are, without a label.
 
-    m is the gallery's mean; V and l are the eigenvectors and eigenvalues of its covariance, and l_max is their largest.
-    No label is used. Raises UserError if a feature is not finite, or if all of the gallery are the same.
+    Raises UserError if a feature is not finite, or if all of the gallery are the same.
     """
-    features = unit(gallery.features).double()
-    mean = features.mean(dim=0)
-    covariance = (features - mean).T @ (features - mean) / len(features)
-    variances, vectors = np.linalg.eigh(covariance.cpu().numpy())
-    if variances[-1] <= np.finfo(np.float32).eps:
-        raise UserError("all images of the gallery have the same feature, so nothing can be whitened")
-    scaled = vectors / np.sqrt(np.maximum(variances, 0) + _LEAST_VARIANCE * variances[-1])
-    axes = torch.as_tensor(scaled, dtype=torch.float32, device=mean.device)
-    return tuple(replace(bank, features=(unit(bank.features) - mean.float()) @ axes) for bank in (gallery, *others))
+    whiten = pca_whitening(unit(gallery.features), _RIDGE)
+    return tuple(replace(bank, features=whiten(unit(bank.features)).float()) for bank in (gallery, *others))
 
 
 def _slices(length: int, at_most: int) -> Iterator[slice]:
@@ -436,13 +429,14 @@ def _protocol(model: Model, images: Images | None, config: KNNConfig, context: C
 
 
 def expected(model: Model, data: Data, config: KNNConfig, context: Context) -> dict[str, Any]:
+    unlike = {} if config.whitened else {"whitened": None}  # no entry
     if data is None and config.gallery is None:
-        return base.expected_grouping(None, context) | _protocol(model, None, config, context)
+        return base.expected_grouping(None, context) | _protocol(model, None, config, context) | unlike
     gallery, queries = images = _images(data, config, context)
     # Images may have come or gone since; the count of the gallery tells nothing about a fraction.
     counts = {"query_images": len(gallery if queries is None else queries)}
     counts |= {"gallery_images": len(gallery)} if config.label_fraction == 1 else {}
-    return base.expected_grouping(images, context) | _protocol(model, images, config, context) | counts
+    return base.expected_grouping(images, context) | _protocol(model, images, config, context) | counts | unlike
 
 
 def protocol_line(protocol: Mapping[str, Any]) -> str:
@@ -481,7 +475,5 @@ EVALUATION = base.Evaluation(
     default=True,
     uses=base.OF_LABELLED_IMAGES,
     train_data=lambda data, config: data if config.gallery is None else _images(data, config),
-    file_name=lambda config, protocol: (
-        kept_name("knn", protocol["label_fraction"]) + "-whitened" * protocol.get("whitened", False)
-    ),
+    file_name=lambda config, protocol: kept_name("knn", protocol["label_fraction"]) + "-whitened" * config.whitened,
 )

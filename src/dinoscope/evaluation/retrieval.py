@@ -49,6 +49,7 @@ from dinoscope.evaluation.statistics import (
     pooled_intervals,
     share_metrics,
 )
+from dinoscope.evaluation.whitening import pca_whitening
 from dinoscope.features import describing, evaluation_view
 from dinoscope.model_names import Model
 from dinoscope.models.network import Backbone, require_patches
@@ -97,7 +98,6 @@ _BYTES_PER_SIMILARITY = 4
 _BYTES_PER_RANKED = 64  # its key, whether it is right, and temporaries
 _CACHED_BYTES = 32 * 2**20  # of similarities that are ranked together: a processor's cache holds them
 _MANY_QUERIES = 10_000  # from here on a tenth of the resamples is drawn
-_MIN_VARIANCE = 1e-5  # of an axis, as a share of the largest; others are noise, or all zero with few images
 _GEM_FLOOR = 1e-6  # Radenovic et al. 2019, in their code
 
 _log = logging.getLogger(__name__)
@@ -234,39 +234,6 @@ def leave_one_out(
         (estimate,) = pooled_intervals(sums, torch.as_tensor(sizes).double(), resampling, [(0.0, 1.0)])
     recalls = share_metrics([("retrieval_recall", {"k": k}) for k in KS], found[is_query], groups)
     return [estimate_metric("retrieval_map", estimate, items), *recalls], count - queries
-
-
-# Whitening
-
-
-@dataclass(frozen=True)
-class Whitening:
-    """mean: [d] that is taken off features. axes: [d, k], the principal axes, scaled so that features spread evenly."""
-
-    mean: Float[Tensor, " d"]
-    axes: Float[Tensor, "d k"]
-
-    def __call__(self, features: Float[Tensor, "n d"]) -> Float[Tensor, "n k"]:
-        """Return features, less the mean, on the axes."""
-        return (features.double() - self.mean) @ self.axes
-
-
-def learn_whitening(features: Float[Tensor, "n d"]) -> Whitening:
-    """Return the PCA whitening (Jegou and Chum 2012) after which these features, at length 1, have covariance 1.
-
-    It is for features of length 1 (`knn.unit`).
-
-    Axes with less than 1e-5 of the largest variance are left out. Raises UserError if the features are all the same, or
-    not finite.
-    """
-    vectors = unit(features).double().numpy()
-    mean = vectors.mean(axis=0)
-    variances, axes = np.linalg.eigh((vectors - mean).T @ (vectors - mean) / len(vectors))
-    if variances.max() <= _MIN_VARIANCE**2:
-        raise UserError("--whiten needs images whose features differ: two at the very least, and better thousands")
-    is_wide = variances > _MIN_VARIANCE * variances.max()
-    scaled = axes[:, is_wide] / np.sqrt(variances[is_wide])
-    return Whitening(torch.as_tensor(mean), torch.as_tensor(scaled))
 
 
 def _whitening_images(data: Data, config: RetrievalConfig, measured: Sequence[ImageSource] = ()) -> ImageSource | None:
@@ -584,7 +551,7 @@ def run(models: Sequence[Model], data: Data, config: RetrievalConfig, context: C
             bank = context.features(model.backbone, images, "features of the images")
             if others is not None:
                 seen = context.features(model.backbone, others, "features for whitening")
-                bank = replace(bank, features=learn_whitening(seen.features)(unit(bank.features)).float())
+                bank = replace(bank, features=pca_whitening(unit(seen.features))(unit(bank.features)).float())
             metrics, without = leave_one_out(bank, config, context)
             found = {"images": len(bank.features), "without_positives": without}
             yield new_result("retrieval", _protocol(model, images, others, config, context) | found, metrics)
@@ -600,7 +567,7 @@ def run(models: Sequence[Model], data: Data, config: RetrievalConfig, context: C
         queries = _described(model, asked, boxes, config, context, "features of the queries")
         if others is not None:
             seen = _described(model, others, None, config, context, "features for whitening")
-            whiten = learn_whitening(seen)
+            whiten = pca_whitening(unit(seen))
             database, queries = whiten(unit(database)), whiten(unit(queries))
         metrics, items = landmark_scores(truth, database, queries)
         yield new_result("retrieval", _protocol(model, truth, others, config, context), metrics, items)
