@@ -69,8 +69,8 @@ class KNNConfig:
     """Share of each class of the gallery that is used, in (0, 1]."""
 
     whitened: bool = False
-    """Compare features that are less the gallery's mean, with all axes of its covariance at variance 1: cosines then
-    weigh every direction alike. Not DINO's protocol."""
+    """Whiten the features first: subtract the gallery's mean and scale all principal axes to variance 1, so that
+    cosines weigh every direction alike. This is not DINO's protocol."""
 
     gallery: Path | None = None
     """Instead of --data, with --query: folder whose labels are known, CLASS/..."""

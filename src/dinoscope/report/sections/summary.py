@@ -114,11 +114,9 @@ def _table(runs: Sequence[RunRecord], entries: Mapping[Path, Entry], comparison:
         remarks.append("M: million parameters of the backbone, which is what is kept of a run")
     if any(entry.value(name) is not None for entry in entries.values() for name in _ACCURACIES):
         remarks.append(
-            "Linear probe and k-NN: top-1 accuracy in %, with intervals and protocols in the comparison below. "
-            f"{ABSENT}: not measured"
+            "Linear probe and k-NN: top-1 accuracy in %, with intervals and protocols in the comparison below"
         )
-    else:
-        remarks.append(f"{ABSENT}: not measured")
+    remarks.append(f"{ABSENT}: not measured")
     caption = "What was trained"
     if comparison and any(row.best for row in rows):
         caption += ", best first"
