@@ -245,3 +245,17 @@ def test_a_folder_without_images_is_a_mistake(tmp_path: Path) -> None:
     (tmp_path / "broken.png").write_bytes(b"no picture")
     with pytest.raises(UserError, match="1 of 1 images cannot be read"):
         chosen(RunConfig(tmp_path, tmp_path / "run"), (), lambda done, total: None)
+
+
+@pytest.mark.parametrize("wrong", [{"batch_size": 0}, {"batch_size": -4}, {"accumulate": 0}, {"epochs": 0.0}])
+def test_a_number_that_is_never_right_is_refused_before_the_images_are_read(wrong: dict[str, Any]) -> None:
+    (name, value), touched = wrong.popitem(), list[int]()
+    setting = f"--{name.replace('_', '-')} must be above 0, not {value:g}"
+    with pytest.raises(UserError, match=setting):
+        chosen(changed(BASE, {name: value}), {name}, lambda done, total: touched.append(done))
+    assert touched == []
+
+
+def test_only_what_the_person_gave_is_listed_as_given() -> None:
+    assert "given by you" not in choose(CIFAR, BASE, {"data", "out"}).reasons[2]
+    assert choose(CIFAR, BASE, {"data", "out", "seed"}).reasons[2].endswith("; given by you: seed")

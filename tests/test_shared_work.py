@@ -6,7 +6,8 @@ import hashlib
 import os
 import subprocess
 import sys
-from collections.abc import Iterable
+import warnings
+from collections.abc import Callable, Iterable
 from pathlib import Path
 
 import pytest
@@ -14,6 +15,7 @@ import torch
 import torch.distributed as dist
 import torch.multiprocessing as mp
 from torch import Tensor
+from torch.distributed import nn
 
 from dinoscope import distributed, features, kmeans, near_duplicates
 from dinoscope.data.finding import find_images
@@ -55,6 +57,30 @@ def work(images: ImageSource, cache: Path) -> dict[str, str]:
     }
 
 
+def _check_gradients(rank: int) -> None:
+    """Rows and gradients equal those of torch's own functions, bit for bit, also of transposed views."""
+    weights = torch.randn(5, 8, generator=torch.Generator().manual_seed(rank + 1))
+
+    def outcome(join: Callable[[Tensor], Tensor], add: Callable[[Tensor], Tensor]) -> list[Tensor]:
+        start = torch.randn(4, 5, generator=torch.Generator().manual_seed(rank)).requires_grad_()
+        rows = join(start)
+        total = add(rows.mean(dim=0))
+        (rows.T * weights).sum().add(total.square().sum()).backward()
+        assert start.grad is not None
+        return [rows.detach(), total.detach(), start.grad]
+
+    def rows_of_torch(value: Tensor) -> Tensor:
+        rows = torch.cat(list(nn.functional.all_gather(value)))
+        rows.register_hook(lambda gradient: gradient.contiguous())
+        return rows
+
+    with warnings.catch_warnings(action="ignore", category=FutureWarning):
+        expected = outcome(rows_of_torch, nn.functional.all_reduce)
+    with warnings.catch_warnings(action="error"):
+        found = outcome(distributed.gather, distributed.sum_with_gradient)
+    assert all(torch.equal(*pair) for pair in zip(found, expected, strict=True))
+
+
 def _work(rank: int, data: Path, out: Path, port: int) -> None:
     joined(rank, port)
     torch.set_num_threads(1)
@@ -73,6 +99,7 @@ def _work(rank: int, data: Path, out: Path, port: int) -> None:
         assert sum(map(len, done)) > 20
         own = distributed.gather_uneven(torch.full((rank + 2, 3), float(rank)))
         assert own.tolist() == [[0.0] * 3] * 2 + [[1.0] * 3] * 3
+        _check_gradients(rank)
         assert distributed.gather_texts("é\udcff" * rank) == ["", "é\udcff"]
         with pytest.raises(UserError, match="do not find the same images"):
             features.require_same(find_images(data).subset(range(rank, 10)))

@@ -54,7 +54,7 @@ from dinoscope.recipes import run_config
 from dinoscope.system import pick_device
 from dinoscope.tables import Column, Section, Table, TableRow
 from dinoscope.training.budget import Budget, now
-from dinoscope.training.config import RunConfig, fitted_channels
+from dinoscope.training.config import RunConfig, fitted_channels, fitted_warm_up
 from dinoscope.training.listeners import Listener
 from dinoscope.training.loop import RunResult as Run
 from dinoscope.training.loop import train as run_training
@@ -127,9 +127,13 @@ def train(
         source = None if isinstance(data, str | Path) else _source(data)
         folder, automatic = parse_place(data) if isinstance(data, str | Path) else Path(), recipe == AUTO and not resume
         config = _config(folder, Path(out), method, None if recipe == AUTO else recipe, views)
-        config = fitted_channels(changed(config, settings), settings)
+        usual, config = config, fitted_channels(changed(config, settings), settings)
         if automatic:
             config = _chosen(config, {*settings}, method, views, source)
+        elif not resume:
+            config, shortened = fitted_warm_up(config, usual, settings)
+            if shortened:
+                logger.info("%s", shortened)
     return run_training(
         config,
         resume=resume,

@@ -343,7 +343,8 @@ def _reasons(row: Row, facts: Facts, config: RunConfig, given: Collection[str]) 
         images += "; few to learn from: released weights know more (`dinoscope models`, --init)"
     name = method_name(config.method)
     why = "as you gave it" if "method" in given else row.why
-    views, own = config.views, "" if not given else "; given by you: " + ", ".join(sorted(_groups(given)))
+    views, yours = config.views, ", ".join(sorted(_groups(given)))
+    own = f"; given by you: {yours}" if yours else ""
     local = f" and {views.num_local} of {views.local_size} px" if views.num_local else ""
     cut = f" cut into {config.accumulate}" if config.accumulate > 1 else ""
     machine = [facts.device, f"{facts.cores} cores"]
@@ -369,11 +370,19 @@ def chosen(
     The images are checked as the run does it, which then takes what is known of them from the cache.
     Raises UserError if there are no images, or too many of them cannot be read.
     """
+    _check_given(base, given)
     progress(0, 0)
     images = image_fraction(found_images(base, source, progress), base.fraction)
     report = scan_images(replace(base, scan="sample") if base.scan == "none" else base, images, progress)
     check_readable(images.name, report.unreadable, report.images, base.max_unreadable)
     return choose(facts_of(report, base, len(images)), base, given)
+
+
+def _check_given(base: RunConfig, given: Collection[str]) -> None:
+    """Raise UserError for a number of the person's that is wrong whatever the images are, before these are read."""
+    for name in {"epochs", "batch_size", "accumulate"} & set(given):
+        if (value := leaves(base)[name]) <= 0:
+            raise UserError(f"--{name.replace('_', '-')} must be above 0, not {value:g}")
 
 
 def facts_of(report: ScanReport, config: RunConfig, images: int) -> Facts:

@@ -8,7 +8,7 @@ import sys
 import threading
 from collections.abc import Iterator
 from datetime import timedelta
-from typing import cast
+from typing import Any, cast
 
 import torch
 import torch.distributed as dist
@@ -75,14 +75,25 @@ def gather(value: Tensor) -> Tensor:
     """
     if world_size() == 1:
         return value
-    from torch.distributed.nn.functional import all_gather
+    return _Gather.apply(value)
 
-    rows = torch.cat(list(all_gather(value)))
-    if rows.requires_grad:
-        # torch's exchange of gradients over gloo writes their parts in the order of memory: a gradient that is a
-        # transposed view would arrive scrambled (seen with torch 2.14).
-        rows.register_hook(lambda gradient: gradient.contiguous())
-    return rows
+
+class _Gather(torch.autograd.Function):
+    """Rows of all processes; backward, each process gets the parts of its rows from all, and adds them by rank."""
+
+    @staticmethod
+    def forward(ctx: Any, value: Tensor) -> Tensor:  # pyright: ignore[reportIncompatibleMethodOverride]
+        rows = [torch.empty_like(value, memory_format=torch.contiguous_format) for _ in range(world_size())]
+        dist.all_gather(rows, value.contiguous())
+        return torch.cat(rows)
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> Tensor:  # pyright: ignore[reportIncompatibleMethodOverride]
+        # The exchange goes by memory: a gradient that is a transposed view would arrive scrambled.
+        own = gradient.contiguous()
+        parts = torch.empty_like(own)
+        dist.all_to_all_single(parts, own)
+        return parts.view(world_size(), -1, *own.shape[1:]).sum(dim=0)
 
 
 def gather_views(value: Float[Tensor, "v b *d"]) -> Float[Tensor, "v n *d"]:
@@ -123,9 +134,19 @@ def sum_with_gradient(value: Tensor) -> Tensor:
     """Return `sum_reduce` of the value; gradients flow back to every process."""
     if world_size() == 1:
         return value
-    from torch.distributed.nn.functional import all_reduce
+    return _Sum.apply(value)
 
-    return all_reduce(value)
+
+class _Sum(torch.autograd.Function):
+    """Sum over all processes, forward and backward."""
+
+    @staticmethod
+    def forward(ctx: Any, value: Tensor) -> Tensor:  # pyright: ignore[reportIncompatibleMethodOverride]
+        return sum_reduce(value.contiguous())
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> Tensor:  # pyright: ignore[reportIncompatibleMethodOverride]
+        return sum_reduce(gradient.contiguous())
 
 
 def totals(*values: float, device: torch.device) -> list[float]:

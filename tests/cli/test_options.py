@@ -27,7 +27,7 @@ MISTAKES = {
     "train --method dyno": "there is no method 'dyno'; did you mean dino",
     "train --recipe quickstar": "there is no recipe 'quickstar'; did you mean quickstart",
     "train --views smal_32": "there is no preset of views 'smal_32'; did you mean small_32",
-    "train --data photos": "--out is missing: The run folder to write",
+    "train --data photos": "--out is missing: the run folder to write; `dinoscope train --help` explains it",
     "train --epochs": "--epochs needs FLOAT after it",
     "train --epochs ten": "--epochs must be a finite number, not 'ten'",
     "train --epochs inf": "--epochs must be a finite number, not 'inf'",
@@ -36,11 +36,12 @@ MISTAKES = {
     "train --precision fp8": "--precision is 'fp8'; allowed: auto, fp32, bf16, fp16",
     "train --resume=1": "--resume takes no value: leave out '1'",
     "train photos": "'photos' is not expected here; `dinoscope train --help` lists the options",
+    "knn": "--model is missing: one or more models; `dinoscope knn --help` explains it",
     "knn --gpu 0": "did you mean --device?",
     "knn --kss 5": "did you mean --ks?",
     "knn --xyzzy": "there is no option --xyzzy; `dinoscope knn --help` lists the options",
     "attention a.png --model b --block some": "--block must be a whole number, or all, not 'some'",
-    "scan": "FOLDER is missing: Folder, archive or list of images",
+    "scan": "FOLDER is missing: folder, archive or list of images",
     "import a b": "'b' is not expected here",
 }
 """A command line -> words of the line that refuses it."""

@@ -22,7 +22,7 @@ from dinoscope.methods.swav import SwAVConfig
 from dinoscope.schedules import epoch_warmup
 from dinoscope.training import budget
 from dinoscope.training.budget import Budget, Costs, chosen_length, fit, settled
-from dinoscope.training.config import RunConfig, SavingConfig
+from dinoscope.training.config import RunConfig, SavingConfig, check_settings, fitted_warm_up
 from dinoscope.training.listeners import Listener
 from dinoscope.training.loop import train
 from dinoscope.training.plan import plan
@@ -109,6 +109,32 @@ def test_minutes_are_above_0(minutes: float) -> None:
 
 
 # What counts epochs
+
+
+def test_a_warm_up_that_does_not_fit_is_shortened_and_reported(tmp_path: Path) -> None:
+    method = DINOConfig(warmup_teacher_temperature_epochs=30, freeze_last_layer_epochs=2)
+    usual = RunConfig(tmp_path, tmp_path, method=method)  # of 100 epochs, 10 of them warm-up
+    short, words = fitted_warm_up(replace(usual, epochs=5), usual, ["epochs"])
+    assert (short.epochs, short.optimizer.warmup_epochs) == (5, 0.5)
+    assert leaves(short)["method.warmup_teacher_temperature_epochs"] == pytest.approx(1.5)
+    assert "optimizer.warmup_epochs 10 -> 0.5" in words
+    check_settings(short)
+    given = ["epochs", "method.freeze_last_layer_epochs"]
+    assert leaves(fitted_warm_up(replace(usual, epochs=5), usual, given)[0])["method.freeze_last_layer_epochs"] == 2
+
+
+@pytest.mark.parametrize(
+    ("epochs", "given"),
+    [
+        (11, ["epochs"]),  # the warm-up fits: nothing else may change
+        (5, ["epochs", "optimizer.warmup_epochs"]),
+        (5, ["seed"]),  # a recipe that contradicts itself
+        (-1, ["epochs"]),
+    ],
+)
+def test_other_runs_keep_their_warm_up(tmp_path: Path, epochs: float, given: list[str]) -> None:
+    usual = RunConfig(tmp_path, tmp_path)
+    assert fitted_warm_up(replace(usual, epochs=epochs), usual, given) == (replace(usual, epochs=epochs), "")
 
 
 def test_what_counts_epochs_shrinks_with_the_run_unless_it_was_given(tmp_path: Path) -> None:

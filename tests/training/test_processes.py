@@ -56,6 +56,7 @@ def test_files_of_every_name_are_left_out_by_both(picture_folder, tmp_path: Path
     readable = [place for place, name in enumerate(find_images(data).paths) if name not in unreadable]
     assert checkpoint.load(newest).metadata["data_fingerprint"] == find_images(data).subset(readable).fingerprint()
     assert trained.stderr.count("on 40 images") == 1, trained.stderr
+    assert "Warning" not in trained.stderr, trained.stderr
 
 
 def test_other_images_are_refused_by_both(picture_folder, tmp_path: Path) -> None:

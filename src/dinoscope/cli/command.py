@@ -37,7 +37,7 @@ ModelName = Annotated[str, tyro.conf.arg(name="model", metavar="MODEL", help=WHA
 """One model, as `model_names.load_model` takes it."""
 
 ModelNames = Annotated[
-    tuple[str, ...], tyro.conf.arg(name="model", metavar="MODEL...", help=f"One or more. {WHAT_MAY_BE_NAMED}")
+    tuple[str, ...], tyro.conf.arg(name="model", metavar="MODEL...", help=f"One or more models. {WHAT_MAY_BE_NAMED}")
 ]
 """Models, as `model_names.load_models` takes them."""
 

@@ -67,7 +67,9 @@ MEASURING = MeasuringOptions()
 
 
 def compare(
-    runs: Annotated[tuple[str, ...], tyro.conf.arg(metavar="MODEL...", help=f"One or more. {WHAT_MAY_BE_NAMED}")],
+    runs: Annotated[
+        tuple[str, ...], tyro.conf.arg(metavar="MODEL...", help=f"One or more models. {WHAT_MAY_BE_NAMED}")
+    ],
     /,
     out: Path,
     baselines: bool = False,

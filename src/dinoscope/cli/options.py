@@ -165,7 +165,9 @@ def parse(command: str, argv: Sequence[str]) -> Given | None:
     for option in active:
         unneeded = "resume" in names or (option.name == "out" and "plan" in names)  # a run to resume has its settings
         if option.required and option.name not in names and not unneeded:
-            raise UserError(f"{_shown(option)} is missing: {_first_sentence(option.help)}")
+            meaning = _first_sentence(option.help)
+            meaning = meaning if meaning[1:2].isupper() else meaning[:1].lower() + meaning[1:]
+            raise UserError(f"{_shown(option)} is missing: {meaning}; `dinoscope {command} --help` explains it")
     return given
 
 

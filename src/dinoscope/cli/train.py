@@ -43,7 +43,7 @@ from dinoscope.tables import Column, Section, TableRow
 from dinoscope.tables import Table as TextTable
 from dinoscope.text import duration
 from dinoscope.training.budget import Budget, now
-from dinoscope.training.config import RunConfig, fitted_channels
+from dinoscope.training.config import RunConfig, fitted_channels, fitted_warm_up
 from dinoscope.training.enough import too_short
 from dinoscope.training.plan import Plan, plan
 from dinoscope.training.run_folder import RunFolder, read_config, read_sessions
@@ -141,7 +141,7 @@ def settings(given: Given, *, resume: bool = False, overwrite: bool = False) -> 
         config = RunConfig(data, Path(out or "")) if automatic else run_config(recipe or "", data, Path(out or ""))
         if init is not None and init != "None":
             config = beginning_from(config, init, progress_bar)
-    before = leaves(config)
+    usual = config
     if method:
         config = replace(config, method=lookup("method", method, METHODS).config())
     if views:
@@ -150,15 +150,18 @@ def settings(given: Given, *, resume: bool = False, overwrite: bool = False) -> 
     config = build(RunConfig, given.argv(), default=config, config=(tyro.conf.AvoidSubcommands,))()
     config = fitted_channels(config, names)
     if not automatic:
+        config, shortened = (config, "") if resume else fitted_warm_up(config, usual, names)
+        if shortened and os.environ.get("RANK", "0") == "0":  # of the processes that torchrun started
+            Console(stderr=True).print_line(shortened)
         return config
     if out is not None:
         RunFolder(config.out).check(config, resume=False, overwrite=overwrite)
     names |= {"method"} if method else set()
-    names |= {name for name in before if views and name.startswith("views.")}
+    names |= {name for name in leaves(usual) if views and name.startswith("views.")}
     names |= {"backbone", "mean", "std", "window"} if config.init is not None else set()
     with progress_bar("looking over the images", after=QUIET_SECONDS) as progress:
         choice = chosen(config, names, progress)
-    if os.environ.get("RANK", "0") == "0":  # of the processes that torchrun started
+    if os.environ.get("RANK", "0") == "0":
         for line in choice.reasons:
             Console(stderr=True).print_line(line)
     return choice.config

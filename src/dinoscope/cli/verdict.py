@@ -20,7 +20,9 @@ MAY_BE_SKIPPED = (*WITH_LABELS, *SCORES, SPEED, OVERLAP)
 
 def verdict(
     data: Path,
-    models: Annotated[tuple[str, ...], tyro.conf.arg(metavar="MODEL...", help=f"One or more. {WHAT_MAY_BE_NAMED}")],
+    models: Annotated[
+        tuple[str, ...], tyro.conf.arg(metavar="MODEL...", help=f"One or more models. {WHAT_MAY_BE_NAMED}")
+    ],
     out: Path | None = None,
     unlabelled: bool = False,
     skip: tuple[str, ...] = (),

@@ -10,7 +10,7 @@ from typing import Literal
 
 import torch
 
-from dinoscope.config import check_numbers
+from dinoscope.config import changed, check_numbers, leaves
 from dinoscope.data.grey_range import is_joined
 from dinoscope.data.groups import of_headers
 from dinoscope.data.reader import MAX_CHANNELS
@@ -239,6 +239,24 @@ def with_epochs(config: RunConfig, epochs: float | None) -> RunConfig:
     return replace(config, epochs=epochs, optimizer=optimizer, method=config.method.shortened(share))
 
 
+def fitted_warm_up(config: RunConfig, usual: RunConfig, given: Collection[str]) -> tuple[RunConfig, str]:
+    """Return the settings of a run that a person made too short for its warm-up, and what was changed, in words.
+
+    What counts epochs shrinks as in `with_epochs`. Nothing changes, and nothing is reported, if the warm-up fits.
+    usual: the settings without what the person gave. given: dotted names of that, which stays.
+    """
+    warm_up = config.optimizer.warmup_epochs
+    if {"epochs"}.isdisjoint(given) or not 0 < config.epochs <= warm_up or config.epochs >= usual.epochs:
+        return config, ""
+    before = leaves(config)
+    shorter = leaves(with_epochs(replace(config, epochs=usual.epochs), config.epochs))
+    fitted = {name: value for name, value in shorter.items() if value != before[name] and name not in given}
+    if "optimizer.warmup_epochs" not in fitted:
+        return config, ""
+    changes = ", ".join(f"{name} {before[name]:g} -> {value:.3g}" for name, value in fitted.items())
+    return changed(config, fitted), f"shortened for {config.epochs:g} of {usual.epochs:g} epochs: {changes}"
+
+
 def check(config: RunConfig, images: int, processes: int, classes: int = 0, passed_over: str = "") -> None:
     """Refuse settings that contradict each other, the data or the launch, before anything starts.
 
@@ -303,7 +321,8 @@ def check_settings(config: RunConfig) -> None:
     channels = f"--channels is {fixed}" if fixed == config.channels else f"the {source} make {fixed} channels"
     faults = [
         (config.epochs <= 0, f"--epochs must be above 0, not {config.epochs}"),
-        (min(config.batch_size, config.accumulate) < 1, "--batch-size and --accumulate must be at least 1"),
+        (config.batch_size < 1, f"--batch-size must be at least 1, not {config.batch_size}"),
+        (config.accumulate < 1, f"--accumulate must be at least 1, not {config.accumulate}"),
         (config.shuffle_block < 0, f"--shuffle-block must be at least 0, not {config.shuffle_block}"),
         (optimizer.learning_rate <= 0, f"--optimizer.learning-rate must be above 0, not {optimizer.learning_rate}"),
         (start < 0, f"--optimizer.start-learning-rate must be 0 or more, not {start}"),

@@ -6,6 +6,7 @@ A step's gradient may come from several micro-batches; it equals that of the who
 from __future__ import annotations
 
 import functools
+import inspect
 import logging
 import math
 import operator
@@ -49,6 +50,13 @@ COMPILING: Mapping[str, Any] = {"dynamic": False, "options": {"fallback_random":
 """Options of torch.compile: a run has few sizes, and stochastic depth drops the same paths as without compilation."""
 MAX_VARIANTS = 128
 """Compiled forms of a block: by its rate of stochastic depth, the size of the views, with gradients and without."""
+
+SYNC_BUFFERS = (
+    "forward_sync_buffers"
+    if "forward_sync_buffers" in inspect.signature(DistributedDataParallel).parameters
+    else "broadcast_buffers"
+)
+"""Option of DistributedDataParallel that broadcasts buffers before each forward; torch 2.13 renamed it."""
 
 WINDOW_IMAGES = 1024
 """Images whose features are held for RankMe."""
@@ -127,7 +135,7 @@ class Trainer:
             sharding.shard(self.method, device)
         elif distributed.world_size() > 1:
             # Buffers need no broadcast: centres and queues are made of all processes' rows, batch norm is synchronised.
-            self.network = DistributedDataParallel(self.method, broadcast_buffers=False)
+            self.network = DistributedDataParallel(self.method, **{SYNC_BUFFERS: False})
         norms = [module for module in self.method.modules() if isinstance(module, _BatchNorm)]
         self._statistics = [buffer for norm in norms for buffer in norm.buffers()]
         self._before: list[Tensor] = []
