@@ -51,12 +51,9 @@ COMPILING: Mapping[str, Any] = {"dynamic": False, "options": {"fallback_random":
 MAX_VARIANTS = 128
 """Compiled forms of a block: by its rate of stochastic depth, the size of the views, with gradients and without."""
 
-SYNC_BUFFERS = (
-    "forward_sync_buffers"
-    if "forward_sync_buffers" in inspect.signature(DistributedDataParallel).parameters
-    else "broadcast_buffers"
-)
-"""Option of DistributedDataParallel that broadcasts buffers before each forward; torch 2.13 renamed it."""
+_RENAMED = "forward_sync_buffers" in inspect.signature(DistributedDataParallel).parameters
+WITHOUT_BROADCAST: Mapping[str, Any] = {"forward_sync_buffers" if _RENAMED else "broadcast_buffers": False}
+"""DistributedDataParallel does not broadcast buffers before each forward; torch 2.13 renamed the option."""
 
 WINDOW_IMAGES = 1024
 """Images whose features are held for RankMe."""
@@ -135,7 +132,7 @@ class Trainer:
             sharding.shard(self.method, device)
         elif distributed.world_size() > 1:
             # Buffers need no broadcast: centres and queues are made of all processes' rows, batch norm is synchronised.
-            self.network = DistributedDataParallel(self.method, **{SYNC_BUFFERS: False})
+            self.network = DistributedDataParallel(self.method, **WITHOUT_BROADCAST)
         norms = [module for module in self.method.modules() if isinstance(module, _BatchNorm)]
         self._statistics = [buffer for norm in norms for buffer in norm.buffers()]
         self._before: list[Tensor] = []
