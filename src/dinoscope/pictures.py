@@ -25,7 +25,7 @@ from matplotlib.font_manager import FontProperties
 from numpy import ndarray
 from PIL import Image
 
-from dinoscope.data.benchmarks import VOID, voc_palette
+from dinoscope.data.benchmarks import VOID
 from dinoscope.errors import UserError
 from dinoscope.files import replacing
 
@@ -114,18 +114,6 @@ def ground_truth_overlay(image: UInt8[ndarray, "h w 3"], classes: UInt8[ndarray,
     drawn = tinted(image, (values != 0) & (values != VOID))
     drawn[values == VOID] = VOID_COLOR
     return drawn
-
-
-def objects_overlay(frame: UInt8[ndarray, "h w 3"], ids: UInt8[ndarray, "h w"]) -> UInt8[ndarray, "h w 3"]:
-    """Lay each object in its VOC colour over the frame, half transparent, with a thin dark-edged contour. 0 is none."""
-    colors = np.asarray(voc_palette(), np.uint8).reshape(256, 3)[ids]
-    result = np.where(ids[..., None] > 0, cv2.addWeighted(frame, 0.5, colors, 0.5, 0), frame)
-    cross = cv2.getStructuringElement(cv2.MORPH_CROSS, (3, 3))
-    changes = cv2.dilate(ids, cross) != cv2.erode(ids, cross)  # next to a pixel with another id
-    inner, outer = changes & (ids > 0), changes & (ids == 0)
-    result[outer] //= 3
-    result[inner] = cv2.addWeighted(colors, 0.6, np.full_like(colors, 255), 0.4, 0)[inner]
-    return result
 
 
 def color_picture(colors: Float[ndarray, "rows columns 3"], size: tuple[int, int]) -> Pixels:

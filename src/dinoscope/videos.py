@@ -15,7 +15,7 @@ from PIL import Image
 from dinoscope.data.benchmarks import encode_indices
 from dinoscope.errors import UserError
 from dinoscope.files import replacing
-from dinoscope.pictures import objects_overlay
+from dinoscope.objects import objects_overlay
 
 _GIF_SIDE = 640  # pixels: the longer side of a GIF is at most this, as its frames are held until the end
 CODECS = ("vp09", "mp4v")

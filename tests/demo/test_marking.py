@@ -9,9 +9,10 @@ import numpy as np
 import pytest
 import torch
 
-from dinoscope.demo.clip import OBJECTS, Click, clip_cells, object_colors, object_ids, painted
+from dinoscope.demo.clip import BRUSH_OPACITY, OBJECTS, Click, clip_cells, object_ids, painted
 from dinoscope.evaluation.propagation import working_size
 from dinoscope.model_names import load_model, shipped_model
+from dinoscope.objects import COLORS
 from tests.demo.clips import SIZE, scene
 
 PATCH = 8
@@ -101,8 +102,8 @@ def test_clicks_at_the_very_edge_count(place: tuple[float, float]) -> None:
 
 def test_paint_is_read_by_its_colour_at_any_size_and_lies_over_regions() -> None:
     layer = np.zeros((16, 24, 4), np.uint8)
-    for number, color in enumerate(object_colors(), start=1):
-        layer[2 * number, 4:12] = (*color, 255)
+    for number, color in enumerate(COLORS, start=1):
+        layer[2 * number, 4:12] = (*color, int(255 * BRUSH_OPACITY))
         layer[2 * number, 12:16] = (*color, 60)  # the soft edge of a stroke
     ids = painted([layer], (16, 24))
     assert [int(ids[2 * number, 5]) for number in range(1, OBJECTS + 1)] == list(range(1, OBJECTS + 1))

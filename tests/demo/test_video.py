@@ -15,12 +15,13 @@ gr = pytest.importorskip("gradio", reason="the page needs Gradio")
 
 
 from dinoscope.demo import video as tab  # noqa: E402
-from dinoscope.demo.clip import Followed, object_colors  # noqa: E402
+from dinoscope.demo.clip import Followed  # noqa: E402
 from dinoscope.demo.engine import Engine  # noqa: E402
 from dinoscope.demo.pictures import Limits  # noqa: E402
 from dinoscope.demo.site import Site, Words  # noqa: E402
 from dinoscope.demo.video import Updates, VideoSession, VideoTab, end  # noqa: E402
 from dinoscope.model_names import load_model  # noqa: E402
+from dinoscope.objects import COLORS  # noqa: E402
 from tests.demo.clips import write_clip  # noqa: E402
 
 MODEL = "random vit_micro_conv8"
@@ -251,7 +252,7 @@ def test_what_is_not_there_is_asked_for(video: VideoTab, tmp_path: Path) -> None
 def test_painted_objects_stay_when_the_mode_changes_and_are_followed(video: VideoTab, tmp_path: Path) -> None:
     session = uploaded(video, write_clip(tmp_path / "a.mp4", 3))
     layer = np.zeros((*session.shown, 4), np.uint8)
-    layer[100:300, 200:400] = (*object_colors()[4], 255)
+    layer[100:300, 200:400] = (*COLORS[4], 255)
     *_, last = following(video, session, mode="paint", editor={"layers": [layer]})
     assert "3 frames" in last[video.progress]
     assert session.marks == []

@@ -14,10 +14,8 @@ import pytest
 from PIL import Image
 
 from dinoscope.data import video as videos
-from dinoscope.data.benchmarks import voc_palette
 from dinoscope.data.video import open_video
 from dinoscope.errors import UserError
-from dinoscope.pictures import objects_overlay
 from dinoscope.videos import video_writer
 
 
@@ -149,19 +147,6 @@ def test_a_folder_of_frames_of_different_sizes_is_refused(tmp_path: Path) -> Non
     Image.fromarray(grey(0, (48, 60))).save(tmp_path / "1.png")
     with pytest.raises(UserError, match=r"1\.png is 60 x 48 px, and the first frame .* 64 x 48"):
         list(open_video(tmp_path))
-
-
-def test_overlay_shows_each_object_in_its_colour_and_nothing_else() -> None:
-    ids = np.zeros((48, 64), np.uint8)
-    ids[8:40, 4:28], ids[8:40, 28:52] = 1, 9
-    picture = objects_overlay(grey(100), ids)
-    palette = np.asarray(voc_palette()).reshape(256, 3)
-    assert (picture[44:, :] == 100).all()
-    for item, column in ((1, 16), (9, 40)):
-        assert picture[24, column] == pytest.approx((palette[item] + 100) / 2, abs=1)
-    assert (picture[24, 27] > picture[24, 16]).all()  # the contour between the two is lighter
-    assert (picture[24, 3] < 100).all()  # and darker around both
-    assert (objects_overlay(grey(100), np.zeros((48, 64), np.uint8)) == 100).all()
 
 
 @pytest.mark.parametrize("size", [(48, 64), (33, 41)])

@@ -26,20 +26,23 @@ from jaxtyping import Float, UInt8
 from numpy import ndarray
 from torch import Tensor
 
-from dinoscope.data.benchmarks import voc_palette
 from dinoscope.data.video import Video, open_video, read_header
 from dinoscope.demo.pictures import MB, Limits, Refused, fitted_size
 from dinoscope.errors import UserError
 from dinoscope.evaluation.propagation import PropagationConfig, cell_features, propagate
 from dinoscope.models.backbone import Backbone
+from dinoscope.objects import COLORS
 from dinoscope.scenes import ScenesConfig, write_scenes
 from dinoscope.videos import write_followed
 
 Taking = Literal["spread", "start"]
 """Which frames of a clip with too many are followed: every second, third..., or the first ones."""
 
-OBJECTS = 6
+OBJECTS = len(COLORS)
 """Objects that may be marked: as many colours are easily told apart."""
+
+BRUSH_OPACITY = 0.5
+"""Of the brush, so that the picture shows through what is painted. A later stroke replaces one below it."""
 
 _SAMPLE = ScenesConfig(
     train_per_class=0, val_per_class=0, voc_images=0, davis_sequences=1, davis_frames=36, davis_size=(240, 426)
@@ -48,7 +51,7 @@ _SAMPLE_FPS = 12.0
 _EDGE_SHARE = 1 / 8  # of the edge's cells that count: an object may lie at the edge and not be taken for background
 _SEED_CELLS = 3  # of the cells around clicks that count: a texture's light or dark part
 _NOWHERE = -1.0  # a score below that of any cell of a region
-_OPAQUE = 128  # of 255: paint that covers less of a pixel is the soft edge of a stroke
+_PAINT = round(255 * BRUSH_OPACITY / 2)  # paint that covers less of a pixel is the soft edge of a stroke
 
 
 @dataclass(frozen=True)
@@ -233,20 +236,14 @@ def painted(layers: Sequence[UInt8[ndarray, "_ _ 4"]], size: tuple[int, int]) ->
     layers: RGBA, the lowest first, of the picture's aspect.
     """
     ids = np.zeros(size, np.uint8)
-    colors = np.asarray(object_colors(), np.int64)
+    colors = np.asarray(COLORS, np.int64)
     for layer in layers:
         if layer.shape[:2] != size:
             layer = cv2.resize(layer, size[::-1], interpolation=cv2.INTER_NEAREST)
-        opaque = layer[..., 3] >= _OPAQUE
-        distance = ((layer[opaque][:, None, :3].astype(np.int64) - colors) ** 2).sum(axis=2)
-        ids[opaque] = 1 + distance.argmin(axis=1)
+        covered = layer[..., 3] >= _PAINT
+        distance = ((layer[covered][:, None, :3].astype(np.int64) - colors) ** 2).sum(axis=2)
+        ids[covered] = 1 + distance.argmin(axis=1)
     return ids
-
-
-def object_colors() -> list[tuple[int, int, int]]:
-    """Return RGB of objects 1 to `OBJECTS`: VOC's, which the masks have too."""
-    flat = voc_palette()
-    return [(flat[at], flat[at + 1], flat[at + 2]) for at in range(3, 3 * OBJECTS + 3, 3)]
 
 
 class Followed(NamedTuple):

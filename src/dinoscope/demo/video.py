@@ -22,13 +22,13 @@ from numpy import ndarray
 from PIL import Image
 
 from dinoscope.demo.clip import (
+    BRUSH_OPACITY,
     OBJECTS,
     Click,
     Clip,
     Mark,
     clip_cells,
     follow,
-    object_colors,
     object_ids,
     open_clip,
     painted,
@@ -38,7 +38,7 @@ from dinoscope.demo.pictures import SHOWN, Refused, fitted_size, shrunk
 from dinoscope.demo.site import Site
 from dinoscope.errors import UserError
 from dinoscope.evaluation.propagation import PropagationConfig, lost_objects
-from dinoscope.pictures import objects_overlay
+from dinoscope.objects import COLORS, draw_number, objects_overlay, opposite
 
 DETAILS = (128, 192, 256, 320, 480, 640)
 _DETAIL = 256
@@ -48,7 +48,6 @@ _MAX_REACH = 0.3
 _SECONDS_BETWEEN_PICTURES = 0.5  # between two frames that are shown while a clip is followed
 _TIMED = 8  # the latest frames whose time tells that of the others: the first ones are compared with fewer
 _PICTURES = 8  # the latest that are stored: a browser may still be fetching one of them
-_RADIUS = 7  # px of a click's mark
 _LAST = 0.999  # of the width or height: a click lies inside the frame
 
 Data = dict[Any, Any]
@@ -131,15 +130,20 @@ class VideoTab:
         first: Any = word("video_first")
         settings |= {"elem_id": "video-frame", "elem_classes": "clickable"}
         self.frame = gr.Image(label=first, alt_text=first, **settings)
-        colors = [f"#{red:02x}{green:02x}{blue:02x}" for red, green, blue in object_colors()]
-        brush = gr.Brush(colors=[*colors], default_color=colors[0], color_mode="fixed")
+        strokes = [(f"rgb{color}", BRUSH_OPACITY) for color in COLORS]
+        brush = gr.Brush(colors=[*strokes], default_color=strokes[0], color_mode="fixed")
         settings = {"show_label": False, "visible": False, "height": _HEIGHT, "sources": (), "transforms": ()}
         self.editor = gr.ImageEditor(layers=False, type="numpy", brush=brush, elem_id="video-editor", **settings)
-        underlines = [
-            f"#video-object label:nth-of-type({number}) {{ border-bottom: 4px solid {color}; }}"
-            for number, color in enumerate(colors, start=1)
+        # each choice, and each colour of the brush, has the object's colour and its number
+        styles = [
+            f"#video-object label:nth-of-type({number}) {{ border-bottom: 4px solid rgb{color}; }}"
+            f"#video-editor .swatch .color:nth-of-type({number})::after"
+            f" {{ content: '{number}'; color: rgb{opposite(color)}; font-weight: 700; }}"
+            for number, color in enumerate(COLORS, start=1)
         ]
-        gr.HTML(f"<style>{' '.join(underlines)}</style>", padding=False, elem_id="video-colours")
+        # else the number would be as pale as the paint
+        styles.append("#video-editor .swatch .color { opacity: 1 !important; }")
+        gr.HTML(f"<style>{' '.join(styles)}</style>", padding=False, elem_id="video-colours")
 
     def _build_marking(self) -> None:
         site, word = self.site, self.site.words.label
@@ -355,17 +359,14 @@ class VideoTab:
         # The first frame with the objects and the clicks on it, enlarged if it is small.
         ids = self.ids(session, data)
         frame = shrunk(next(iter(session.clip)), SHOWN, SHOWN)
-        picture = objects_overlay(frame, cv2.resize(ids, session.shown[::-1], interpolation=cv2.INTER_NEAREST))
+        clicks = [mark for mark in session.marks if isinstance(mark, Click)]
+        numbered = {click.number for click in clicks if click.adds}  # by their clicks
+        ids = cv2.resize(ids, session.shown[::-1], interpolation=cv2.INTER_NEAREST)
+        picture = objects_overlay(frame, ids, numbered)
         height, width = session.shown
-        white, arm = (255, 255, 255), _RADIUS - 3
-        for click in session.marks:
-            if isinstance(click, Click):
-                x, y = round(click.column * width), round(click.row * height)
-                cv2.circle(picture, (x, y), _RADIUS + 2, white, -1, cv2.LINE_AA)
-                cv2.circle(picture, (x, y), _RADIUS, object_colors()[click.number - 1], -1, cv2.LINE_AA)
-                cv2.line(picture, (x - arm, y), (x + arm, y), white, 2)
-                if click.adds:
-                    cv2.line(picture, (x, y - arm), (x, y + arm), white, 2)
+        for click in clicks:
+            place = round(click.column * width), round(click.row * height)
+            draw_number(picture, place, click.number, adds=click.adds)
         return session.save(picture)
 
     def ids(self, session: VideoSession, data: Data) -> UInt8[ndarray, "h w"]:

@@ -40,7 +40,8 @@ from dinoscope.evaluation.results import kept_names, new_result
 from dinoscope.evaluation.statistics import BootstrapConfig, interval_kind, interval_line, pooled_intervals
 from dinoscope.files import mark, replacing, write_text
 from dinoscope.model_names import Model, distinct, folder_names
-from dinoscope.pictures import Sheet, Tile, fitted, objects_overlay
+from dinoscope.objects import objects_overlay
+from dinoscope.pictures import Pixels, Sheet, Tile, fitted
 from dinoscope.tables import Column, Section, Table, TableRow
 from dinoscope.types import Items, Metric, Result
 from dinoscope.videos import video_writer, write_mask
@@ -737,13 +738,18 @@ def _frame_rows(
         if len(masks) < len(kept) or (ground_truth := sequence.mask(number)) is None:
             continue
         image = sequence.image(number, window)
-        tiles = [Tile(fitted(objects_overlay(image, ground_truth), 300), "ground truth", f"frame {number}")]
+        ground = fitted(image, 300)  # before the objects are drawn, so that their numbers can be read
+
+        def drawn(mask: Mask, ground: Pixels = ground) -> Pixels:
+            return objects_overlay(ground, cv2.resize(mask, ground.shape[1::-1], interpolation=cv2.INTER_NEAREST_EXACT))
+
+        tiles = [Tile(drawn(ground_truth), "ground truth", f"frame {number}")]
         for label, mask in masks:
             if mask.shape != ground_truth.shape:
                 raise UserError(f"{sequence.name}: a mask of {label} is not as large as the frame")
             scores = [region_similarity(mask == each, ground_truth == each) for each in range(1, objects + 1)]
             j = sum(scores) / len(scores)
-            tiles.append(Tile(fitted(objects_overlay(image, mask), 300), label, f"J {100 * j:.1f} %"))
+            tiles.append(Tile(drawn(mask), label, f"J {100 * j:.1f} %"))
         rows.append(tuple(tiles))
     return rows
 
