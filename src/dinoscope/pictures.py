@@ -76,11 +76,22 @@ def overlay(
 
     opacity: at the strongest patches, 0 to 1. smooth: False gives each patch one colour, so that its edges are seen.
     """
-    mean = max(float(values.mean()), float(np.finfo(np.float32).tiny))
-    excess = values.astype(np.float32) / mean - 1
-    strength = excess / max(float(np.quantile(excess, 0.995, method="higher")), 1.0)
+    excess, end = _excess(values)
+    strength = excess / end
     between = cv2.INTER_CUBIC if smooth else cv2.INTER_NEAREST_EXACT
     return _colored(_muted(image), cv2.resize(strength, image.shape[1::-1], interpolation=between).clip(0, 1), opacity)
+
+
+def overlay_end(values: Float[ndarray, "rows columns"]) -> float:
+    """Return from how many times the mean of a map on `overlay` lays its strongest colour over an image."""
+    return 1 + _excess(values)[1]
+
+
+def _excess(values: Float[ndarray, "rows columns"]) -> tuple[Float[ndarray, "rows columns"], float]:
+    """Return by how much each value is above the mean, as a share of it, and where the scale ends."""
+    mean = max(float(values.mean()), float(np.finfo(np.float32).tiny))
+    excess = values.astype(np.float32) / mean - 1
+    return excess, max(float(np.quantile(excess, 0.995, method="higher")), 1.0)
 
 
 def cosine_overlay(image: UInt8[ndarray, "h w 3"], cosines: Float[ndarray, "rows columns"]) -> Pixels:
@@ -282,8 +293,13 @@ def tile_width(columns: int, page_width: int = PAGE_WIDTH) -> int:
 
 def overlay_legend(text: str, low: str = "average patch", high: str = "strongest") -> Legend:
     """Return the colours of an overlay on light grey, from weak to strong, with a text at the right."""
-    strength = np.tile(np.linspace(0, 1, 160, dtype=np.float32), (12, 1))
-    return Legend(_colored(np.full((12, 160, 3), 225, np.float32), strength), low, high, text)
+    return Legend(overlay_scale((12, 160)), low, high, text)
+
+
+def overlay_scale(size: tuple[int, int], opacity: float = OPACITY) -> Pixels:
+    """Draw the colours of an overlay on light grey, from weak to strong, at `size` = (height, width)."""
+    strength = np.tile(np.linspace(0, 1, size[1], dtype=np.float32), (size[0], 1))
+    return _colored(np.full((*size, 3), 225, np.float32), strength, opacity)
 
 
 def mass_legend(mass: float, kind: str) -> Legend:

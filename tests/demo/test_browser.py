@@ -526,14 +526,18 @@ def test_the_whole_similarity_tab_by_keyboard_alone(visit: Visit, tmp_path: Path
         go_to(page, choices.first.get_by_role("radio", checked=True))
         page.keyboard.press("ArrowRight")
         visit.changed(f"likeness-second-{shown}", before)
+    sync_api.expect(page.locator("#likeness-second-scale")).to_contain_text("cosine 0 or less", timeout=PATIENCE)
     there = visit.picture("likeness-second-there")
     go_to(page, page.locator("#similarity-second").get_by_role("button", name="Remove Image"), "Shift+Tab")
     page.keyboard.press("Enter")
     sync_api.expect(page.locator("#similarity-second img")).to_have_count(0, timeout=PATIENCE)
+    joint = page.get_by_role("radio", name="of both images together")
+    sync_api.expect(joint).to_be_disabled(timeout=PATIENCE)  # of one image there is nothing to choose
     choose_file(
         page, page.locator("#similarity-second button").filter(has_text="Drop an image here"), photograph(tmp_path)
     )
     visit.picture("likeness-second-there")
+    sync_api.expect(joint).to_be_enabled(timeout=PATIENCE)
     visit.caption("likeness-second", r"best match in the second image: cosine [01]\.\d\d")
 
 

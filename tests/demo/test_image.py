@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import zipfile
 from dataclasses import replace
 from pathlib import Path
@@ -14,14 +15,14 @@ import pytest
 
 gr = pytest.importorskip("gradio", reason="the page needs Gradio")
 
-from dinoscope.demo.engine import Engine  # noqa: E402
-from dinoscope.demo.image import ImageTab  # noqa: E402
+from dinoscope.demo.engine import Engine, Input  # noqa: E402
+from dinoscope.demo.image import MEAN, ImageTab  # noqa: E402
 from dinoscope.demo.pictures import Sample  # noqa: E402
 from dinoscope.demo.site import NOTHING, Site, Words  # noqa: E402
 from tests.conftest import draw_picture  # noqa: E402
 
 ENGLISH = gr.Request(SimpleNamespace(headers={"accept-language": "en"}))
-COLUMN = 5  # components of a model's column
+COLUMN = 6  # components of a model's column
 
 
 @pytest.fixture
@@ -55,7 +56,7 @@ def test_a_model_without_attention_says_so_beside_one_that_has_it(tab: ImageTab,
     assert vit[2]["alt_text"] == "Rollout (all layers): vit, picture.png"
     assert "no attention to roll out" in resnet[1]
     assert vit[1].startswith("**vit**\n\n")
-    assert resnet[2:4] == [None, None]
+    _shows_nothing(resnet)
 
 
 def test_an_image_that_cannot_be_looked_at_shows_nothing_of_the_one_before(tab: ImageTab, tmp_path: Path) -> None:
@@ -63,12 +64,65 @@ def test_an_image_that_cannot_be_looked_at_shows_nothing_of_the_one_before(tab: 
     cv2.imwrite(str(file), draw_picture(1, (4, 9000)))
     results = tab.draw(values(tab, Sample(file), "vit", size="224"), ENGLISH)
     assert "1764000 patches; at most 12000" in results[1]
-    assert results[2:4] == [None, None]
+    _shows_nothing(results)
     file.unlink()
     results = tab.draw(values(tab, Sample(file), "vit"), ENGLISH)
-    assert results[1:4] == ["", None, None]
+    assert results[1] == ""
+    _shows_nothing(results)
     assert "no longer here" in results[-1].value  # next to the pictures, until others are drawn
     assert results[-1].visible
+
+
+def _shows_nothing(column: list[Any]) -> None:
+    overlay, scale, mask = column[2:5]
+    assert overlay is None
+    assert mask is None
+    assert not scale.visible
+
+
+def test_the_scale_ends_where_the_overlay_has_its_full_colour(tab: ImageTab, picture_file: Path) -> None:
+    given = Input("vit", tab.site.engine.picture(picture_file))
+    values_of_map = tab.site.engine.maps(given, "attention", 10**6).mean(dim=0)
+    end = 1 + max(float(np.quantile(values_of_map / values_of_map.mean() - 1, 0.995, method="higher")), 1)
+    scale = tab.draw(values(tab, Sample(picture_file), "vit", size="own"), ENGLISH)[3]
+    assert f"{end:.1f} × the average" in scale.value
+    red, green, blue = last_color(scale.value)
+    assert red > green > blue  # the yellow end of the colours
+    scale = tab.draw(values(tab, Sample(picture_file), "vit", size="own", opacity=0), ENGLISH)[3]
+    assert last_color(scale.value) == (225, 225, 225)  # nothing is laid over the image
+
+
+def last_color(scale: str) -> tuple[int, ...]:
+    return tuple(map(int, re.findall(r"rgb\((\d+), (\d+), (\d+)\)", scale)[-1]))
+
+
+def test_the_energy_of_a_transformer_says_why_it_shows_little(tab: ImageTab, picture_file: Path) -> None:
+    data = values(tab, Sample(picture_file), "vit", "resnet", kind="energy", size="own")
+    results = tab.draw(data, ENGLISH)
+    vit, resnet = results[:COLUMN], results[COLUMN:]
+    values_of_map = tab.site.engine.maps(Input("vit", tab.site.engine.picture(picture_file)), "energy", 0)
+    assert f"at most {values_of_map.max() / values_of_map.mean():.1f} times the average" in vit[3].value
+    assert "<p>" not in resnet[3].value  # it has no such norm
+
+
+@pytest.mark.parametrize(("kind", "heads", "block"), [("attention", True, True), ("rollout", False, True),
+                                                      ("gradcam", False, True), ("energy", False, False),
+                                                      ("centre", False, False)])  # fmt: skip
+def test_what_has_no_effect_cannot_be_moved(tab: ImageTab, kind: str, heads: bool, block: bool) -> None:
+    head, slider, _ = tab.fit("vit", NOTHING, kind, MEAN, 0, 0)
+    assert (head.interactive, slider.interactive) == (heads, block)
+    head, slider, _ = tab.fit("resnet", NOTHING, kind, MEAN, 0, 0)
+    assert (head.interactive, slider.interactive) == (False, False)
+
+
+def test_early_and_late_layers_are_spoken_of_only_if_there_are_many(tab: ImageTab) -> None:
+    def about(depth: int, monkey: pytest.MonkeyPatch) -> str:
+        monkey.setattr(tab.site.engine, "depth", lambda model: depth)
+        return tab.fit("vit", NOTHING, "attention", MEAN, 0, 0)[1].info.key
+
+    with pytest.MonkeyPatch.context() as monkey:
+        assert [about(depth, monkey) for depth in (1, 3, 7)] == ["image_block_info"] * 3
+        assert [about(depth, monkey) for depth in (8, 12)] == ["image_block_deep"] * 2
 
 
 def test_a_sample_that_is_gone_says_so_below_the_field(tab: ImageTab, tmp_path: Path) -> None:

@@ -14,6 +14,7 @@ import cv2
 import gradio as gr
 import numpy as np
 import torch
+from gradio.i18n import I18nData
 from jaxtyping import Bool, Float, UInt8
 from numpy import ndarray
 from PIL import Image
@@ -37,12 +38,14 @@ from dinoscope.explain.attention import map_masks, mean_and_heads
 from dinoscope.explain.maps import MAPS
 from dinoscope.files import replacing
 from dinoscope.model_names import folder_names
-from dinoscope.pictures import OPACITY, mask_overlay, overlay
+from dinoscope.pictures import OPACITY, mask_overlay, overlay, overlay_end
 
 MEAN = "mean"
 OWN = "own"
 SIZES = (224, 320, 480, 640)
-_BLANK: list[Any] = [gr.skip(), "", None, None, []] * 2  # what is shown if there is no image, or it cannot be used
+_DEEP = 8  # blocks, from which on a network has early ones and late ones
+_NOTHING_DRAWN: list[Any] = [None, gr.HTML(visible=False), None]  # map, scale, mask
+_BLANK: list[Any] = [gr.skip(), "", *_NOTHING_DRAWN, []] * 2  # what is shown without an image that can be used
 
 
 @dataclass(frozen=True)
@@ -149,8 +152,10 @@ class ImageTab:
         self.samples = site.sample_gallery("samples")
         self.kind = site.choice("image_kind", {kind: kind for kind in MAPS})
         heads, last = self._heads_and_last(start)
-        self.head = Radio(heads, value=MEAN, elem_classes="heads-choice", **site.named("image_head"))
-        self.block = site.slider("image_block", 0, max(last, 1), last, step=1, interactive=last > 0, elem_id="block")
+        choosing: Any = {"elem_classes": "heads-choice", "interactive": len(heads) > 1}
+        self.head = Radio(heads, value=MEAN, **choosing, **site.named("image_head"))
+        moving: Any = {"interactive": last > 0, "info": self._about_blocks(last)}
+        self.block = site.slider("image_block", 0, max(last, 1), last, step=1, elem_id="block", **moving)
         self.mass = site.slider("image_mass", 5, 100, 60, step=1, elem_id="mass")
         self.opacity = site.slider("image_opacity", 0, 100, round(100 * OPACITY), step=1, elem_id="opacity")
         with gr.Accordion(word("image_more"), open=False):
@@ -178,12 +183,13 @@ class ImageTab:
             caption = site.caption(name)
             buttons = ["fullscreen", "download"]
             main = site.picture(f"{name}-overlay", "image_overlay", "large", height=300, buttons=buttons)
+            scale = site.scale(f"{name}-overlay")
             with gr.Row(equal_height=True):
                 below: Any = {"height": 195, "min_width": 150, "scale": 5, "buttons": ["fullscreen"]}
                 mask = site.picture(f"{name}-mask", "image_mask", "below", **below)
                 below = {"height": 195, "min_width": 160, "scale": 6, "elem_classes": "heads below"}
                 heads = site.gallery(f"{name}-heads", "image_heads", columns=3, allow_preview=False, **below)
-        return [column, caption, main, mask, heads]
+        return [column, caption, main, scale, mask, heads]
 
     def _wire(self, demo: gr.Blocks) -> None:
         # Of many moves of a control the last counts.
@@ -218,6 +224,9 @@ class ImageTab:
         count = max(map(engine.heads, models))
         heads = [(str(number), str(number)) for number in range(count)] if count > 1 else []
         return [(self.site.words.label("image_mean"), MEAN), *heads], max(map(engine.depth, models)) - 1
+
+    def _about_blocks(self, last: int) -> I18nData:
+        return self.site.words.label("image_block_deep" if last + 1 >= _DEEP else "image_block_info")
 
     def read_size(self, data: Mapping[Any, Any]) -> int | None:
         """Return the resolution, as in `Input`."""
@@ -261,7 +270,8 @@ class ImageTab:
         several = kind == "attention" and len(choices) > 1
         layer = now_last if block >= last else min(block, now_last)
         movable = kind in OF_BLOCKS and now_last > 0
-        slider = gr.Slider(value=layer, maximum=max(now_last, 1), interactive=movable)
+        about: Any = self._about_blocks(now_last)
+        slider = gr.Slider(value=layer, maximum=max(now_last, 1), interactive=movable, info=about)
         return gr.Radio(choices, value=value, interactive=several), slider, now_last
 
     def enlarge(self, event: gr.SelectData) -> str:
@@ -298,7 +308,8 @@ class ImageTab:
         try:
             drawn = view(self.site.engine, given, controls, truth)
         except Refused as error:
-            return [self.site.refused(request, given.model, error), None, None, gr.Gallery([], visible=False)]
+            nothing = [*_NOTHING_DRAWN, gr.Gallery([], visible=False)]
+            return [self.site.refused(request, given.model, error), *nothing]
         kind = self.site.engine.shown_kind(given.model, controls.kind)
         shown = functools.partial(self.site.shown, request, given.model, file)
         large, small = shrunk(given.picture.pixels, SHOWN), shrunk(given.picture.pixels, THUMBNAIL, THUMBNAIL)
@@ -314,9 +325,21 @@ class ImageTab:
         return [
             self._caption(given, controls.kind, drawn, request),
             shown(f"image_kind_{kind}", draw_map(large, drawn.maps[drawn.place], controls), drawn.names[drawn.place]),
+            self._scale(given, kind, drawn.maps[drawn.place], controls.opacity, request),
             shown("image_mask", mask_overlay(large, drawn.masks[drawn.place].numpy())),
             gr.Gallery(heads, visible=bool(heads)),
         ]
+
+    def _scale(
+        self, given: Input, kind: str, values: Float[Tensor, "rows columns"], opacity: float, request: gr.Request
+    ) -> gr.HTML:
+        # What the colours mean; and of a map that shows hardly anything by its nature, why.
+        say = functools.partial(self.site.words.plain, request)
+        note = ""
+        if kind == "energy" and self.site.engine.models[given.model].backbone.transformer is not None:
+            note = say("image_energy_even", times=f"{(values.max() / values.mean()).item():.1f}")
+        high = say("image_scale_high", times=f"{overlay_end(values.numpy()):.1f}")
+        return self.site.scaled(request, say("image_scale_low"), high, opacity, note)
 
     def _caption(self, given: Input, kind: str, drawn: View, request: gr.Request) -> str:
         # Always three lines, so that the pictures of two models begin at the same height.

@@ -19,7 +19,8 @@ MIDDLE = 50  # per cent
 STRETCHED = "stretched"
 _SHOWN = 480  # longest side of a picture, in pixels
 _PICTURES = ("here", "there", "colors_here", "colors_there")
-_BLANK = [None, *[gr.skip(), "", *[None] * len(_PICTURES)] * 2]  # without a first image, or one that can be used
+_EMPTY = [*[None] * len(_PICTURES), gr.HTML(visible=False)]  # pictures and scale of a model
+_BLANK = [None, *[gr.skip(), "", *_EMPTY] * 2]  # without a first image, or one that can be used
 
 
 @dataclass(frozen=True)
@@ -98,7 +99,8 @@ class SimilarityTab:
                 upload, complaint = site.upload("similarity-second", "similarity_second", **settings)
                 samples = site.sample_gallery("similarity-samples")
                 self.scale = site.choice("similarity_scale", {each: each for each in (STRETCHED, "absolute")})
-                self.colors = site.choice("similarity_colors", {each: each for each in ("joint", "single")})
+                joining: Any = {"interactive": start is not None}  # of one image alone they are the same
+                self.colors = site.choice("similarity_colors", {each: each for each in ("joint", "single")}, **joining)
             with gr.Column(scale=10, min_width=320, elem_classes="results"):
                 draw_complaint = site.complaint("similarity-draw")
                 rows = self._build_row("likeness-first"), self._build_row("likeness-second")
@@ -112,6 +114,7 @@ class SimilarityTab:
         }
         upload.change(site.take, [upload], [self.second, upload, complaint], **LIGHT)
         samples.select(site.pick, None, [self.second, upload, complaint], **LIGHT)
+        self.second.change(lambda second: gr.Radio(interactive=second is not None), self.second, self.colors, **LIGHT)
         self.second.change(**draw, show_progress="minimal")
         place = [self.across, self.down]
         click = clicked.select(self.click, [image.picked], place, **LIGHT)
@@ -131,7 +134,8 @@ class SimilarityTab:
                     self.site.picture(f"{name}-{key.replace('_', '-')}", f"similarity_{key}", "one-of-four", **settings)
                     for key in _PICTURES
                 ]
-        return [row, caption, *pictures]
+            scale = self.site.scale(name)
+        return [row, caption, *pictures, scale]
 
     def click(self, event: gr.SelectData, picked: Sample | None) -> tuple[float, float]:
         """Return the clicked point of the first image, in per cent of its width and height."""
@@ -158,7 +162,7 @@ class SimilarityTab:
             try:
                 drawn = compare(site.engine, inputs, point, joint=joint, stretch=stretch)
             except Refused as error:
-                return [site.refused(request, model, error), *[None] * len(_PICTURES)]
+                return [site.refused(request, model, error), *_EMPTY]
             key = "similarity_caption" if drawn.best is not None else "similarity_caption_one"
             caption = site.words.say(request, key, model=model, low=drawn.low, best=drawn.best, share=drawn.share)
             names = [sample.path.name for sample in samples]
@@ -171,7 +175,9 @@ class SimilarityTab:
                 ]
 
             similar, colors = row("", drawn.similar, "similar"), row("colors_", drawn.colors, "colors")
-            return [caption, *similar, *missing, *colors, *missing]
+            low = f"{drawn.low:.2f}" if stretch else site.words.plain(request, "similarity_scale_nothing")
+            scale = site.scaled(request, site.words.plain(request, "similarity_scale_low", low=low), "1")
+            return [caption, *similar, *missing, *colors, *missing, scale]
 
         clicked = _marked(pictures[0], shrunk(pictures[0].pixels, _SHOWN), point, pictures[0].size)
         return [site.show(clicked), *for_models(data[self.image.first], data[self.image.second], show)]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import hashlib
+import html
 import os
 import re
 import string
@@ -28,6 +29,7 @@ from dinoscope.demo.engine import Engine
 from dinoscope.demo.languages import FALLBACK, LANGUAGES, Language, data_file, preferred
 from dinoscope.demo.pictures import THUMBNAIL, Refused, Sample, shrunk
 from dinoscope.files import safe_name
+from dinoscope.pictures import OPACITY, overlay_scale
 
 NOTHING = ""
 """As the second model: only one is shown."""
@@ -36,6 +38,7 @@ LIGHT: Any = {"api_visibility": "private", "concurrency_limit": 8, "show_progres
 
 _PREVIEW = 480  # px
 _NAME = 40  # characters
+_STOPS = 9  # of a scale's colours, between which a browser draws
 _A_NUMBER = re.compile(r"[\d\s.,:%×+-]*")
 
 
@@ -182,7 +185,7 @@ class Site:
 
     def slider(self, key: str, low: float, high: float, value: float, **settings: Any) -> gr.Slider:
         """Build a slider."""
-        return Slider(low, high, value, buttons=[], **self.named(key), **settings)
+        return Slider(low, high, value, buttons=[], **(self.named(key) | settings))
 
     def choice(self, key: str, values: Mapping[str, Any], **settings: Any) -> gr.Radio:
         """Build choices, of which the first is chosen. values: by NAME; each is shown with the text KEY_NAME."""
@@ -226,6 +229,19 @@ class Site:
         text = self.words.plain(request, "page_alt", what=what, model=model, file=file)
         name = f"{name_of_picture(file, model, saved)}.png" if saved else ""
         return gr.update(value=self.show(pixels, name), alt_text=text)
+
+    def scale(self, name: str) -> gr.HTML:
+        """Build the line below a heat map that shows its colours, hidden at first."""
+        return gr.HTML(visible=False, elem_id=f"{name}-scale", elem_classes="scale", padding=False)
+
+    def scaled(self, request: gr.Request, low: str, high: str, opacity: float = OPACITY, note: str = "") -> gr.HTML:
+        """Return the update of a `scale`: the colours of an overlay between what its ends stand for, and a note."""
+        stops = ", ".join(f"rgb{tuple(map(int, color))}" for color in overlay_scale((1, _STOPS), opacity)[0])
+        about = html.escape(self.words.plain(request, "page_scale", low=low, high=high))
+        style = f"background: linear-gradient(to right, {stops})"
+        bar = f'<span class="bar" role="img" aria-label="{about}" style="{style}"></span>'
+        below = f"<p>{html.escape(note)}</p>" if note else ""
+        return gr.HTML(f'<p class="ends">{html.escape(low)}{bar}{html.escape(high)}</p>{below}', visible=True)
 
     def gallery(self, name: str, key: str, value: Sequence[str] | None = None, **settings: Any) -> gr.Gallery:
         """Build small pictures next to each other."""
