@@ -100,8 +100,8 @@ def test_a_new_clip_takes_the_place_of_the_old_one_and_a_refused_one_does_not(vi
     session = uploaded(video, write_clip(tmp_path / "a.mp4"))
     (tmp_path / "b.mp4").write_bytes(b"no video")
     refused = upload(video, tmp_path / "b.mp4", session, SPANISH)
-    assert list(refused) == [video.status]
-    assert "b&#46;mp4 no es un vídeo" in refused[video.status]
+    assert list(refused) == [video.upload_complaint]
+    assert "b&#46;mp4 no es un vídeo" in refused[video.upload_complaint].value
     assert folders(video) == [session.folder]
     other = uploaded(video, write_clip(tmp_path / "c.mp4"), session)
     assert folders(video) == [other.folder]
@@ -152,22 +152,23 @@ def test_the_time_left_counts_drawing_and_encoding_and_the_figures_of_the_model_
     (_, first), *running, (_, last) = followed_by_clock(video, session, monkeypatch, model=2, drawing=3, end=0.4)[0]
     assert "Starting" in first[video.progress]
     texts = [update[video.progress] for _, update in running]
-    lefts = [float(text.split("about ")[1].split(" s left")[0]) for text in texts]
-    assert lefts == [60 - 5 * done for done in range(1, 13)]
+    lefts = [float(text.split("about ")[1].split(" s left")[0]) for text in texts[:-1]]
+    assert lefts == [60 - 5 * done for done in range(1, 12)]
+    assert "writing the video and the masks" in texts[-1]
     assert all("0.5 frames/s" in text for text in texts)
     assert "**12 frames in 24.0 s** (0.5 frames/s)" in last[video.progress]
     assert "60.4 s with drawing and encoding" in last[video.progress]
 
 
-def test_frames_appear_while_they_are_followed_at_most_twice_a_second(
+def test_frames_appear_while_they_are_followed_at_most_twice_a_second_and_the_last_one(
     video: VideoTab, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     session = uploaded(video, write_clip(tmp_path / "a.mp4", 24))
     clicked(video, session, 360, 270)
     updates, end = followed_by_clock(video, session, monkeypatch, model=0.15, drawing=0.05, end=0)
     shown = [(now, update[video.moving]["value"]) for now, update in updates[1:-1]]
-    assert len({path for _, path in shown}) == len(shown) == 8  # of 24 frames in 4.8 s
-    assert [now for now, _ in shown] == pytest.approx([1000.2 + 0.6 * number for number in range(8)])
+    assert len({path for _, path in shown}) == len(shown) == 9  # of 24 frames in 4.8 s
+    assert [now for now, _ in shown] == pytest.approx([*(1000.2 + 0.6 * number for number in range(8)), 1004.8])
     assert end == pytest.approx(1004.8)
 
 
@@ -218,22 +219,16 @@ def test_the_tab_begins_with_the_sample_and_keeps_what_is_there(video: VideoTab,
     assert video.begin(values(video, begun[video.session]), SPANISH) == gr.skip()
 
 
-def test_a_refused_clip_that_stops_the_work_gives_the_buttons_back(video: VideoTab, tmp_path: Path) -> None:
+def test_a_refused_clip_leaves_the_work_alone(video: VideoTab, tmp_path: Path) -> None:
     session = uploaded(video, write_clip(tmp_path / "a.mp4", 8))
     (tmp_path / "b.mp4").write_bytes(b"no video")
     clicked(video, session, 360, 270)
     running = following(video, session)
-    assert not next(running)[video.follow_button]["interactive"]
-    results = upload(video, tmp_path / "b.mp4", session)
-    assert "Cancelled" in results[video.progress]
-    assert results[video.follow_button]["interactive"]
-    (stopped,) = running
-    assert "Cancelled" in stopped[video.progress]  # again: an update of the work may have overtaken the first
-    assert stopped[video.follow_button]["interactive"]
-    assert not list(session.folder.glob("followed-*"))
-    *_, _ = following(video, session)
-    results = upload(video, tmp_path / "b.mp4", session)
-    assert list(results) == [video.status]  # what was followed to its end stays
+    next(running)
+    next(running)
+    assert list(upload(video, tmp_path / "b.mp4", session)) == [video.upload_complaint]
+    *_, last = running
+    assert "8 frames" in last[video.progress]
 
 
 def test_what_is_not_there_is_asked_for(video: VideoTab, tmp_path: Path) -> None:

@@ -7,14 +7,13 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Annotated
 
-import numpy as np
 import tyro
 from jaxtyping import UInt8
 from numpy import ndarray
 
 from dinoscope.cli.command import Command, ModelName
 from dinoscope.cli.console import progress_bar, say, stdout
-from dinoscope.data.benchmarks import read_indices
+from dinoscope.data.benchmarks import read_objects
 from dinoscope.data.video import Video, open_video
 from dinoscope.errors import UserError
 from dinoscope.evaluation.propagation import PropagationConfig, check_config, propagate, warn_of_lost
@@ -103,16 +102,15 @@ def _mask_files(first: Path, later: tuple[str, ...]) -> dict[int, Path]:
 
 
 def _read_mask(file: Path, video: Video) -> UInt8[ndarray, "h w"]:
-    values = read_indices(file)
-    if values.shape != video.size:
+    ids = read_objects(file)
+    if ids.shape != video.size:
         raise UserError(
-            f"{file} is {values.shape[1]} x {values.shape[0]} px, and the frames of {video.path} are "
+            f"{file} is {ids.shape[1]} x {ids.shape[0]} px, and the frames of {video.path} are "
             f"{video.size[1]} x {video.size[0]}: a mask must be of the frame's size"
         )
-    objects = np.setdiff1d(values, (0, 255))
-    if not len(objects) and not (values == 255).any():
+    if not ids.any():
         raise UserError(f"{file} holds no object: every pixel is 0, which is background")
-    return np.where(values == 255, 0 if len(objects) else 1, values).astype(np.uint8)
+    return ids
 
 
 def _claim(out: Path, given: set[Path], *, overwrite: bool) -> None:

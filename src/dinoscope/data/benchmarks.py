@@ -403,6 +403,15 @@ def object_ids(values: UInt8[ndarray, "h w"], *, binary: bool) -> UInt8[ndarray,
     return np.where(values == VOID, np.uint8(0), values)
 
 
+def read_objects(path: Path) -> UInt8[ndarray, "h w"]:
+    """Return the objects of a mask that somebody made, 0 for none: the values of its file (`read_indices`).
+
+    255 is the object if there are no values but 0 and 255, else it is void, and none. Raises UserError as `read_indices`.
+    """
+    values = read_indices(path)
+    return object_ids(values, binary=not np.isin(values, (BACKGROUND, VOID), invert=True).any())
+
+
 def find_davis(data: Path, year: Year = 2017, names: Sequence[str] = ()) -> Davis:
     """Find the sequences of a year's list (ImageSets/YEAR/val.txt), or those named, which need not be in it.
 

@@ -26,8 +26,9 @@ from jaxtyping import Float, UInt8
 from numpy import ndarray
 from torch import Tensor
 
+from dinoscope.data.benchmarks import read_objects
 from dinoscope.data.video import Video, open_video, read_header
-from dinoscope.demo.pictures import MB, Limits, Refused, fitted_size
+from dinoscope.demo.pictures import MB, Limits, Refused, check_picture, fitted_size
 from dinoscope.errors import UserError
 from dinoscope.evaluation.propagation import PropagationConfig, cell_features, propagate
 from dinoscope.models.backbone import Backbone
@@ -136,6 +137,30 @@ def sample_clip(folder: Path, name: str, limits: Limits) -> Clip:
     return Clip(video, name, fitted_size(video.size, limits.video_side), video.frames, video.frames)
 
 
+def read_mask(path: Path, clip: Clip, limits: Limits) -> UInt8[ndarray, "h w"]:
+    """Return the objects of the first frame, of `clip.size`, from a mask as large as that or as the video's own frames.
+
+    Raises Refused if the file is no mask, of another size, or holds no objects or more than `OBJECTS`.
+    """
+    check_picture(path, limits)
+    try:
+        ids = read_objects(path)
+    except UserError as error:
+        raise Refused("video_mask_none") from error
+    allowed = list(dict.fromkeys([clip.video.size, clip.size]))
+    if ids.shape not in allowed:
+        mask, *sizes = (f"{width} × {height}" for height, width in (ids.shape, *allowed))
+        key = "video_mask_size" if len(sizes) == 1 else "video_mask_sizes"
+        raise Refused(key, mask=mask, frame=sizes[0], shown=sizes[-1])
+    ids = cv2.resize(ids, clip.size[::-1], interpolation=cv2.INTER_NEAREST_EXACT)
+    count = len(np.unique(ids[ids > 0]))
+    if not count:
+        raise Refused("video_mask_empty")
+    if count > OBJECTS:
+        raise Refused("video_mask_objects", count=count, most=OBJECTS)
+    return ids
+
+
 @dataclass(frozen=True)
 class Click:
     """A click on object `number`, from 1; row and column are shares of the picture's height and width, in [0, 1).
@@ -154,7 +179,7 @@ class Click:
 
 
 Mark = Click | UInt8[ndarray, "h w"]
-"""A click, or what was painted with a brush: the object of each pixel, 0 for none."""
+"""A click, or what was painted with a brush or comes from a mask file: the object of each pixel, 0 for none."""
 
 
 def clip_cells(backbone: Backbone, clip: Clip, size: int) -> Float[Tensor, "rows columns d"]:

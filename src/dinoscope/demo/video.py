@@ -32,6 +32,7 @@ from dinoscope.demo.clip import (
     object_ids,
     open_clip,
     painted,
+    read_mask,
     sample_clip,
 )
 from dinoscope.demo.pictures import SHOWN, Refused, fitted_size, shrunk
@@ -61,24 +62,34 @@ class VideoSession:
     """One person's clip, the marks on its first frame, and the folder that holds all its files. Shared with nobody.
 
     whole: the clip with all of its frames. clip: with those that are followed.
-    marks: every change makes another list, since what follows may read it at the same time.
+    marks: every change makes another list, since what follows may read it at the same time. mask: the one of them that
+        comes from a file.
     job: stands for what was asked to be followed, until it ends or is stopped; another one as soon as that is asked
-        for again. waiting: the same until its turn comes.
+        for again. waiting: the same until its turn comes. stopped: the text (a key) for why the last one was stopped.
     """
 
     folder: Path
     whole: Clip
     clip: Clip
     marks: list[Mark] = field(default_factory=list[Mark])
+    mask: Mark | None = None
     reach: float = 0.0
     job: object | None = None
     waiting: object | None = None
+    stopped: str = "video_cancelled"
     pictures: int = 0
 
     @property
     def shown(self) -> tuple[int, int]:
         """Height and width of pictures."""
         return fitted_size(self.clip.size, SHOWN, SHOWN)
+
+    def stop(self, why: str) -> bool:
+        """Stop what was asked for, and return whether there was anything. why: see `stopped`."""
+        if self.job is None:
+            return False
+        self.job, self.waiting, self.stopped = None, None, why
+        return True
 
     def save(self, frame: UInt8[ndarray, "h w 3"]) -> Path:
         """Write a frame, as large as `shown`, under a name of its own, since browsers cache by name."""
@@ -92,7 +103,7 @@ class VideoSession:
 def end(session: VideoSession | None) -> None:
     """Remove all files of a session, and stop what it does."""
     if session is not None:
-        session.job = session.waiting = None
+        session.stop("video_ready")
         shutil.rmtree(session.folder, ignore_errors=True)
 
 
@@ -124,6 +135,7 @@ class VideoTab:
         with gr.Row():
             self.upload_button = site.button("video_upload", gr.UploadButton, file_types=["video", ".mkv", ".gif"])
             self.sample_button = site.button("video_sample")
+        self.upload_complaint = site.complaint("video-upload")
         self.status = gr.Markdown(word("video_start"), latex_delimiters=[], elem_id="video-status")
         self.taking = site.choice("video_taking", {"spread": "spread", "start": "start"}, visible=False)
         settings: Any = {"interactive": False, "height": _HEIGHT, "buttons": ["fullscreen"]}
@@ -158,6 +170,8 @@ class VideoTab:
             with gr.Column(scale=1, min_width=90, elem_classes="stack"):
                 self.undo_button = site.button("video_undo", size="sm")
                 self.clear_button = site.button("video_clear", size="sm")
+            self.mask_button = site.button("video_mask", gr.UploadButton, size="sm", scale=1, min_width=90)
+        self.mask_complaint = site.complaint("video-mask")
         self.reach_slider = site.slider("video_reach", -_MAX_REACH, _MAX_REACH, 0, step=0.02, elem_id="video-reach")
         with gr.Accordion(word("video_typed"), open=False, elem_id="video-typed") as self.typed, gr.Row():
             self.across = site.slider("page_across", 0, 100, 50, step=0.5, min_width=120, elem_id="video-across")
@@ -206,7 +220,8 @@ class VideoTab:
         self.cancel_button.click(self.cancel, {self.session}, results, queue=False, **quiet)
 
         load: dict[str, Any] = {
-            "outputs": [self.session, self.status, self.taking, self.frame, self.editor, self.mode, *results],
+            "outputs": [self.session, self.status, self.taking, self.frame, self.editor, self.mode, self.upload_complaint,
+                        self.mask_complaint, *results],
             "api_visibility": "private",
             "show_progress": "minimal",
             "show_progress_on": self.frame,
@@ -216,17 +231,21 @@ class VideoTab:
         self.upload_button.upload(self.upload, {*inputs, self.upload_button}, **load)
         self.sample_button.click(self.sample, inputs, **load)
         tab.select(self.begin, inputs, **load)
-        self.taking.change(self.take, {self.session, self.taking}, [self.session, self.status], **quiet)
-
-        shown = [self.session, self.frame, self.status]
+        shown = [self.session, self.frame, self.status, *results]
+        self.taking.input(self.take, {self.session, self.taking}, shown, **quiet)
         self.frame.select(self.click, {*inputs, self.number, self.sign}, shown, **quiet)
         typed = {*inputs, self.number, self.sign, self.across, self.down}
         self.mark_button.click(self.mark, typed, shown, **quiet)
         self.undo_button.click(self.undo, inputs, shown, **quiet)
         self.reach_slider.release(self.reach, {*inputs, self.reach_slider}, shown, **quiet)
         self.tools = [self.number, self.sign, self.reach_slider, self.undo_button, self.typed]
-        for change in (self.mode.input, self.model.change, self.detail.change):
-            change(self.change_mode, {*inputs, self.mode, self.editor}, [*shown, self.editor, *self.tools], **quiet)
+        drawn = {*inputs, self.mode, self.editor}
+        self.mode.input(self.change_mode, drawn, [*shown, self.editor, *self.tools], **quiet)
+        for change in (self.model.input, self.detail.input):
+            change(self.change_model, drawn, [*shown, self.editor], **quiet)
+        self.editor.input(self.paint, {self.session}, results, queue=False, **quiet)
+        mask = [*shown, self.editor, self.mask_complaint]
+        self.mask_button.upload(self.upload_mask, {*drawn, self.mask_button}, mask, **quiet)
         self.clear_button.click(self.clear, {*inputs, self.mode}, [*shown, self.editor], **quiet)
 
     def upload(self, data: Data, request: gr.Request) -> Updates:
@@ -242,10 +261,7 @@ class VideoTab:
             return self._load(folder, clip, data, request)
         except (UserError, Refused, OSError) as error:
             shutil.rmtree(folder, ignore_errors=True)
-            session: VideoSession | None = data[self.session]
-            # an upload ends what is being followed, whatever comes of the upload
-            stopped = self.cancel(data, request) if session is not None and session.job is not None else {}
-            return {self.status: self._reason(error, request)} | stopped
+            return {self.upload_complaint: self.site.complain(request, _refusal(error))}
 
     def sample(self, data: Data, request: gr.Request) -> Updates:
         """Load the drawn sample, which all sessions share."""
@@ -273,6 +289,8 @@ class VideoTab:
             self.frame: gr.update(value=picture, visible=True),
             self.editor: gr.update(value=None, visible=False),
             self.mode: "click",
+            self.upload_complaint: gr.HTML(visible=False),
+            self.mask_complaint: gr.HTML(visible=False),
         } | self._results(self.say(request, "video_ready"))
 
     def take(self, data: Data, request: gr.Request) -> Updates:
@@ -280,8 +298,9 @@ class VideoTab:
         session: VideoSession | None = data[self.session]
         if session is None:
             return gr.skip()
+        text = self._stop(session, request)
         session.clip = session.whole.taking(data[self.taking], self.limits.video_frames)
-        return {self.session: session, self.status: self._about(session, request)}
+        return {self.session: session, self.status: self._about(session, request)} | self._without(session, text)
 
     def click(self, data: Data, event: gr.SelectData, request: gr.Request) -> Updates:
         """Mark an object by a click on the first frame."""
@@ -300,34 +319,57 @@ class VideoTab:
         if session is not None:
             click = Click(data[self.number], min(row, _LAST), min(column, _LAST), data[self.sign])
             session.marks = [*session.marks, click]
-        return self._look(data, request)
+        return self._look_again(data, request)
 
     def undo(self, data: Data, request: gr.Request) -> Updates:
         """Remove the last mark."""
         session: VideoSession | None = data[self.session]
         if session is not None:
             session.marks = session.marks[:-1]
-        return self._look(data, request)
+        return self._look_again(data, request)
 
     def reach(self, data: Data, request: gr.Request) -> Updates:
         """Let regions grow or shrink."""
         session: VideoSession | None = data[self.session]
         if session is not None:
             session.reach = data[self.reach_slider]
-        return self._look(data, request)
+        return self._look_again(data, request)
 
     def clear(self, data: Data, request: gr.Request) -> Updates:
         """Remove all marks."""
         session: VideoSession | None = data[self.session]
         if session is not None:
             session.marks = []
-        updates = self._look(data, request)
-        if data[self.mode] == "paint" and self.frame in updates:
-            updates[self.editor] = _canvas(updates[self.frame])
-        return updates
+        return self._look_again(data, request)
+
+    def paint(self, data: Data, request: gr.Request) -> Updates:
+        """Show no result that has not the stroke that was just painted; strokes are read when they are needed."""
+        session: VideoSession | None = data[self.session]
+        return gr.skip() if session is None else self._without(session, self._stop(session, request))
+
+    def upload_mask(self, data: Data, request: gr.Request) -> Updates:
+        """Mark the objects of a mask file, in place of those of an earlier file; or show why not, and change nothing."""
+        session: VideoSession | None = data[self.session]
+        try:
+            if session is None:
+                raise Refused("video_none")
+            file = Path(data[self.mask_button])
+            mask = self.site.engine.apart(read_mask, file, session.clip, self.limits)
+        except (UserError, Refused) as error:
+            return {self.mask_complaint: self.site.complain(request, _refusal(error))}
+        others = [mark for mark in session.marks if mark is not session.mask]
+        session.marks, session.mask = [*others, *self._painted(session, data), mask], mask
+        return self._look_again(data, request) | {self.mask_complaint: gr.HTML(visible=False)}
+
+    def change_model(self, data: Data, request: gr.Request) -> Updates:
+        """Draw the regions as another model, or more or less detail, makes them; what was painted stays."""
+        session: VideoSession | None = data[self.session]
+        if session is not None:
+            session.marks = [*session.marks, *self._painted(session, data)]
+        return self._look_again(data, request)
 
     def change_mode(self, data: Data, request: gr.Request) -> Updates:
-        """Change from clicking to painting or back, or to another model; what was painted stays."""
+        """Change from clicking to painting or back; what was painted stays."""
         session: VideoSession | None = data[self.session]
         clicks = data[self.mode] == "click"
         if session is not None:
@@ -344,8 +386,26 @@ class VideoTab:
         drawn: dict[str, Any] = {} if picture is None else {"value": _canvas(picture)}
         return updates | {self.frame: gr.update(visible=False), self.editor: gr.update(visible=True, **drawn)}
 
+    def _look_again(self, data: Data, request: gr.Request) -> Updates:
+        # After a change of the marks or of the model, which ends what is followed with the ones before.
+        session: VideoSession | None = data[self.session]
+        if session is None:
+            return self._look(data, request)
+        text = self._stop(session, request)
+        updates = self._look(data, request)
+        if data.get(self.mode) == "paint" and self.frame in updates:
+            updates[self.editor] = _canvas(updates[self.frame])
+        return updates | self._without(session, text)
+
+    def _stop(self, session: VideoSession, request: gr.Request) -> str:
+        # The text that takes the place of a result that is no longer one of what is marked.
+        return self.say(request, "video_stopped" if session.stop("video_stopped") else "video_ready")
+
+    def _without(self, session: VideoSession, text: str) -> Updates:
+        # No result; but another may have been asked for meanwhile.
+        return self._results(text) if session.job is None else {}
+
     def _look(self, data: Data, request: gr.Request) -> Updates:
-        # After a change of the marks or of the model.
         session: VideoSession | None = data[self.session]
         if session is None:
             return {self.status: self.say(request, "video_none")}
@@ -397,7 +457,7 @@ class VideoTab:
         """Stop: the frame that is being worked on is the last."""
         session: VideoSession | None = data[self.session]
         if session is not None:
-            session.job = session.waiting = None
+            session.stop("video_cancelled")
         return self._results(self.say(request, "video_cancelled"))
 
     def follow(self, data: Data, request: gr.Request) -> Iterator[Updates]:
@@ -428,10 +488,11 @@ class VideoTab:
                     if session.job is not job:
                         break
                     ends.append(now := time.perf_counter())
-                    if now - shown > _SECONDS_BETWEEN_PICTURES:
+                    if now - shown > _SECONDS_BETWEEN_PICTURES or done == total:
                         shown, left = now, (total - done) * (now - ends[0]) / (len(ends) - 1)
+                        key = "video_progress" if done < total else "video_writing"
                         values = {"speed": f"{done / seconds:.1f}", "left": f"{left:.0f}"}
-                        text = self.say(request, "video_progress", done=done, total=total, **values)
+                        text = self.say(request, key, done=done, total=total, **values)
                         yield self._results(text, running=True, moving=session.save(frame))
             if session.job is job:
                 session.job, whole = None, time.perf_counter() - begin
@@ -442,13 +503,14 @@ class VideoTab:
                     text += " " + self.say(request, "video_lost", objects=", ".join(map(str, lost)))
                 yield self._results(text, folder=folder)
                 return
+            shutil.rmtree(folder, ignore_errors=True)  # stopped when the last frame was done
         except (UserError, Refused, OSError) as error:
             if session.job is job:
                 session.job = None
                 yield self._results(self._reason(error, request, session))
                 return
         if session.job is None:  # again: the last frame's update may have come after the first
-            yield self._results(self.say(request, "video_cancelled" if session.folder.is_dir() else "video_ready"))
+            yield self._results(self.say(request, session.stopped))
 
     def _results(
         self, text: str, *, running: bool = False, moving: Path | None = None, folder: Path | None = None
@@ -477,14 +539,19 @@ class VideoTab:
             text += " " + self.say(request, "video_thinned", **values)
         return text
 
-    def _reason(self, error: Exception, request: gr.Request, session: VideoSession | None = None) -> str:
-        # Names the clip as the person knows it, not by its path on this machine.
-        if isinstance(error, Refused):
-            return self.say(request, error.key, **error.values)
-        reason = str(error)
-        if session is not None:
-            reason = reason.replace(str(session.clip.video.path), session.clip.name)
-        return self.say(request, "video_failed", reason=reason)
+    def _reason(self, error: Exception, request: gr.Request, session: VideoSession) -> str:
+        refused = _refusal(error, session)
+        return self.say(request, refused.key, **refused.values)
+
+
+def _refusal(error: Exception, session: VideoSession | None = None) -> Refused:
+    # Names the clip as the person knows it, not by its path on this machine.
+    if isinstance(error, Refused):
+        return error
+    reason = str(error)
+    if session is not None:
+        reason = reason.replace(str(session.clip.video.path), session.clip.name)
+    return Refused("video_failed", reason=reason)
 
 
 def _canvas(picture: Path) -> dict[str, Any]:
