@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Generator
+from collections.abc import Callable, Generator
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from PIL import Image
 
 gr = pytest.importorskip("gradio", reason="the page needs Gradio")
 
@@ -255,6 +256,170 @@ def test_painted_objects_stay_when_the_mode_changes_and_are_followed(video: Vide
     assert set(np.unique(video.ids(session, values(video)))) == {0, 5}
     video.undo(values(video, session), ENGLISH)
     assert not video.ids(session, values(video)).any()
+
+
+def mask_file(path: Path, ids: dict[int, slice], size: tuple[int, int] = (48, 64)) -> Path:
+    """A grey PNG: each object in rows of its own."""
+    values = np.zeros(size, np.uint8)
+    for number, rows in ids.items():
+        values[rows, 8:40] = number
+    Image.fromarray(values).save(path)
+    return path
+
+
+def give_mask(video: VideoTab, session: VideoSession | None, file: Path, request: Any = ENGLISH) -> Updates:
+    return video.upload_mask(values(video, session, mask_button=str(file)), request)
+
+
+def test_a_mask_file_marks_its_objects_and_another_takes_its_place(video: VideoTab, tmp_path: Path) -> None:
+    session = uploaded(video, write_clip(tmp_path / "a.mp4", 3))
+    clicked(video, session, 1, 1, number=3)
+    bare = session.marks
+    given = give_mask(video, session, mask_file(tmp_path / "mask.png", {2: slice(10, 20), 9: slice(30, 40)}))
+    assert given[video.frame].is_file()
+    assert not given[video.mask_complaint].visible
+    ids = video.ids(session, values(video))
+    assert (ids[10:20, 8:40] == 2).all()
+    assert (ids[30:40, 8:40] == 9).all()
+    give_mask(video, session, mask_file(tmp_path / "other.png", {255: slice(12, 30)}))
+    ids = video.ids(session, values(video))
+    assert (ids[12:30, 8:40] == 1).all()  # white alone is an object
+    assert not np.isin(ids, (2, 9)).any()
+    *_, last = following(video, session)
+    assert "3 frames" in last[video.progress]
+    video.undo(values(video, session), ENGLISH)
+    assert session.marks == bare
+
+
+def test_a_mask_of_the_videos_own_size_is_shrunk_with_it(tmp_path: Path) -> None:
+    video = make(tmp_path, replace(Limits(), video_side=32))
+    session = uploaded(video, write_clip(tmp_path / "a.mp4"))
+    give_mask(video, session, mask_file(tmp_path / "own.png", {4: slice(12, 24)}))
+    large = video.ids(session, values(video))
+    give_mask(video, session, mask_file(tmp_path / "shown.png", {4: slice(6, 12)}, (24, 32)))
+    assert large.shape == (24, 32)
+    assert (large[6:12, 4:20] == 4).all()
+    assert (large == 4).sum() == 6 * 16
+    refused = give_mask(video, session, mask_file(tmp_path / "wrong.png", {4: slice(6, 12)}, (40, 40)))
+    text = refused[video.mask_complaint].value
+    assert all(size in text for size in ("40 × 40 px", "64 × 48 px", "32 × 24 px"))
+
+
+@pytest.mark.parametrize(
+    ("ids", "size", "words"),
+    [
+        ({1: slice(5, 9)}, (48, 60), "La máscara tiene 60 × 48 px, y el vídeo 64 × 48 px"),
+        ({}, (48, 64), "ningún objeto"),
+        ({number: slice(5 * number, 5 * number + 3) for number in range(1, 8)}, (48, 64), "7 objetos; se siguen 6"),
+        (None, (48, 64), "PNG con paleta o en gris"),
+    ],
+)
+def test_a_refused_mask_says_why_and_changes_nothing(
+    video: VideoTab, tmp_path: Path, ids: dict[int, slice] | None, size: tuple[int, int], words: str
+) -> None:
+    session = uploaded(video, write_clip(tmp_path / "a.mp4", 3))
+    give_mask(video, session, mask_file(tmp_path / "good.png", {1: slice(5, 20)}))
+    marks = session.marks
+    if ids is None:
+        Image.new("RGB", size[::-1]).save(tmp_path / "bad.png")
+    else:
+        mask_file(tmp_path / "bad.png", ids, size)
+    running = following(video, session)
+    next(running)
+    refused = give_mask(video, session, tmp_path / "bad.png", SPANISH)
+    assert list(refused) == [video.mask_complaint]
+    assert words in refused[video.mask_complaint].value
+    assert session.marks is marks
+    *_, last = running
+    assert "3 frames" in last[video.progress]
+
+
+def test_a_mask_without_a_clip_is_refused(video: VideoTab, tmp_path: Path) -> None:
+    refused = give_mask(video, None, mask_file(tmp_path / "mask.png", {1: slice(5, 9)}))
+    assert "First upload a clip" in refused[video.mask_complaint].value
+
+
+CHANGES: dict[str, Callable[[VideoTab, VideoSession, Path], Updates]] = {
+    "click": lambda video, session, _: clicked(video, session, 100, 100, number=2),
+    "mark": lambda video, session, _: video.mark(values(video, session, across=20, down=20), ENGLISH),
+    "undo": lambda video, session, _: video.undo(values(video, session), ENGLISH),
+    "clear": lambda video, session, _: video.clear(values(video, session), ENGLISH),
+    "reach": lambda video, session, _: video.reach(values(video, session, reach_slider=0.1), ENGLISH),
+    "detail": lambda video, session, _: video.change_model(values(video, session, detail=64), ENGLISH),
+    "frames": lambda video, session, _: video.take(values(video, session, taking="start"), ENGLISH),
+    "mask": lambda video, session, path: give_mask(video, session, mask_file(path / "m.png", {1: slice(5, 20)})),
+    "paint": lambda video, session, _: painting(video, session),
+}
+
+
+def painting(video: VideoTab, session: VideoSession, mode: str = "paint", empty: bool = False) -> Updates:
+    layer = np.zeros((*session.shown, 4), np.uint8)
+    if not empty:
+        layer[100:300, 200:400] = (*COLORS[4], 255)
+    return video.paint(values(video, session, mode=mode, editor={"layers": [layer]}), ENGLISH)
+
+
+@pytest.mark.parametrize("name", CHANGES)
+def test_a_change_clears_the_result_and_stops_what_runs(video: VideoTab, tmp_path: Path, name: str) -> None:
+    session = uploaded(video, write_clip(tmp_path / "a.mp4", 3))
+    clicked(video, session, 360, 270)
+    *_, last = following(video, session)
+    assert last[video.save_masks]["interactive"]
+    changed = CHANGES[name](video, session, tmp_path)
+    assert "Mark an object" in changed[video.progress]
+    for saved in (video.save_overlay, video.save_masks):
+        assert (changed[saved]["value"], changed[saved]["interactive"]) == (None, False)
+    assert (changed[video.overlay]["value"], changed[video.overlay]["visible"]) == (None, False)
+    assert changed[video.moving]["value"] is None
+
+    clicked(video, session, 300, 200)
+    running = following(video, session)
+    next(running)
+    next(running)
+    changed = CHANGES[name](video, session, tmp_path)
+    assert "Stopped" in changed[video.progress]
+    assert changed[video.follow_button]["interactive"]
+    (stopped,) = running
+    assert "Stopped" in stopped[video.progress]
+    assert len(list(session.folder.glob("followed-*"))) == 0
+
+
+def test_painting_mode_keeps_the_result_until_something_is_painted(video: VideoTab, tmp_path: Path) -> None:
+    session = uploaded(video, write_clip(tmp_path / "a.mp4", 3))
+    clicked(video, session, 360, 270)
+    *_, _ = following(video, session)
+    assert video.progress not in video.change_mode(values(video, session, mode="paint"), ENGLISH)
+    assert painting(video, session, empty=True) == gr.skip()
+    waiting = following(video, session, mode="paint")
+    assert painting(video, session) == gr.skip()  # what waits is followed with it
+    assert len(list(waiting)) > 1
+
+
+def test_stopped_at_the_last_frame_nothing_stays(video: VideoTab, tmp_path: Path) -> None:
+    session = uploaded(video, write_clip(tmp_path / "a.mp4", 2))
+    clicked(video, session, 360, 270)
+    for update in following(video, session):
+        if "writing" in update[video.progress]:
+            video.cancel(values(video, session), ENGLISH)
+    assert "Cancelled" in update[video.progress]
+    assert not list(session.folder.glob("followed-*"))
+
+
+def test_a_change_does_not_end_what_was_asked_for_after_it(
+    video: VideoTab, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    session = uploaded(video, write_clip(tmp_path / "a.mp4", 2))
+    drawn = video._picture
+
+    def slow(*given: Any) -> Path:
+        video.ask(values(video, session), ENGLISH)
+        return drawn(*given)
+
+    monkeypatch.setattr(video, "_picture", slow)
+    assert video.progress not in clicked(video, session, 360, 270)
+    monkeypatch.undo()
+    *_, last = video.follow(values(video, session), ENGLISH)
+    assert "2 frames" in last[video.progress]
 
 
 def test_a_clip_with_too_many_frames_says_which_are_taken(tmp_path: Path) -> None:

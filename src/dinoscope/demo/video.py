@@ -17,6 +17,7 @@ from typing import Any
 
 import cv2
 import gradio as gr
+import numpy as np
 from jaxtyping import UInt8
 from numpy import ndarray
 from PIL import Image
@@ -66,6 +67,7 @@ class VideoSession:
         comes from a file.
     job: stands for what was asked to be followed, until it ends or is stopped; another one as soon as that is asked
         for again. waiting: the same until its turn comes. stopped: the text (a key) for why the last one was stopped.
+    followed: the objects of the first frame that are followed, or were; None after a change.
     """
 
     folder: Path
@@ -77,6 +79,7 @@ class VideoSession:
     job: object | None = None
     waiting: object | None = None
     stopped: str = "video_cancelled"
+    followed: UInt8[ndarray, "h w"] | None = None
     pictures: int = 0
 
     @property
@@ -243,7 +246,7 @@ class VideoTab:
         self.mode.input(self.change_mode, drawn, [*shown, self.editor, *self.tools], **quiet)
         for change in (self.model.input, self.detail.input):
             change(self.change_model, drawn, [*shown, self.editor], **quiet)
-        self.editor.input(self.paint, {self.session}, results, queue=False, **quiet)
+        self.editor.input(self.paint, drawn, results, trigger_mode="always_last", **quiet)
         mask = [*shown, self.editor, self.mask_complaint]
         self.mask_button.upload(self.upload_mask, {*drawn, self.mask_button}, mask, **quiet)
         self.clear_button.click(self.clear, {*inputs, self.mode}, [*shown, self.editor], **quiet)
@@ -343,9 +346,18 @@ class VideoTab:
         return self._look_again(data, request)
 
     def paint(self, data: Data, request: gr.Request) -> Updates:
-        """Show no result that has not the stroke that was just painted; strokes are read when they are needed."""
+        """Clear the result, and stop what is followed, if it is without what was just painted.
+
+        Gradio calls this late: what waits for its turn has the strokes. And it calls this when nothing was painted.
+        """
         session: VideoSession | None = data[self.session]
-        return gr.skip() if session is None else self._without(session, self._stop(session, request))
+        if session is None or session.followed is None or session.waiting is not None:
+            return gr.skip()
+        try:
+            same = np.array_equal(session.followed, self._ids_and_strokes(session, data))
+        except (UserError, Refused):
+            return gr.skip()
+        return gr.skip() if same else self._without(session, self._stop(session, request))
 
     def upload_mask(self, data: Data, request: gr.Request) -> Updates:
         """Mark the objects of a mask file, in place of those of an earlier file; or show why not, and change nothing."""
@@ -399,6 +411,7 @@ class VideoTab:
 
     def _stop(self, session: VideoSession, request: gr.Request) -> str:
         # The text that takes the place of a result that is no longer one of what is marked.
+        session.followed = None
         return self.say(request, "video_stopped" if session.stop("video_stopped") else "video_ready")
 
     def _without(self, session: VideoSession, text: str) -> Updates:
@@ -440,6 +453,11 @@ class VideoTab:
             cells = self.site.engine.cached(key, lambda: clip_cells(backbone, session.clip, size))
         return object_ids(marks, cells, session.clip.size, session.reach)
 
+    def _ids_and_strokes(self, session: VideoSession, data: Data) -> UInt8[ndarray, "h w"]:
+        ids = self.ids(session, data)
+        strokes = self._painted(session, data) if data[self.mode] == "paint" else []
+        return object_ids([ids, *strokes], None, session.clip.size)
+
     def _painted(self, session: VideoSession, data: Data) -> list[Mark]:
         editor = data[self.editor]
         ids = painted(editor["layers"] if editor else [], session.clip.size)
@@ -474,9 +492,7 @@ class VideoTab:
         yield self._results(self.say(request, "video_begin"), running=True)
         try:
             model, size = self.models[data[self.model]], data[self.detail]
-            ids = self.ids(session, data)
-            if data[self.mode] == "paint":
-                ids = object_ids([ids, *self._painted(session, data)], None, session.clip.size)
+            session.followed = ids = self._ids_and_strokes(session, data)
             for old in session.folder.glob("followed-*"):
                 shutil.rmtree(old, ignore_errors=True)
             folder = session.folder / f"followed-{uuid.uuid4().hex}"
