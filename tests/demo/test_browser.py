@@ -249,6 +249,43 @@ def test_bad_uploads_are_told_in_words(visit: Visit, tmp_path: Path) -> None:
     assert "Traceback" not in visit.page.content()
 
 
+def seen(visit: Visit, name: str) -> str:
+    """Wait until the browser has drawn the picture of a field; return its address."""
+    drawn = (
+        "(target) => { const each = document.querySelector(target); return each?.complete && each.naturalWidth > 0; }"
+    )
+    visit.page.wait_for_function(drawn, arg=f"#{name} img", timeout=PATIENCE)
+    return visit.picture(name)
+
+
+def test_a_tiff_of_16_bits_is_seen_in_its_field_and_sent_once(visit: Visit, tmp_path: Path) -> None:
+    file = tmp_path / "slide.tif"
+    cv2.imwrite(str(file), np.linspace(0, 65535, 300 * 400).reshape(300, 400).astype(np.uint16))
+    sent: list[str] = []
+    visit.page.on("request", lambda request: sent.append(request.url) if "/upload?" in request.url else None)
+    overlay = visit.picture("second-overlay")
+    fields = {"upload": "Image", "similarity-second": "Similarity", "neighbours-upload": "Neighbours"}
+    for number, (name, tab) in enumerate(fields.items(), start=1):
+        visit.page.get_by_role("tab", name=tab).click()
+        before = visit.picture(name)
+        upload(visit, name, file)
+        visit.changed(name, before)
+        sync_api.expect(visit.page.locator(f"#{name} img")).to_have_attribute(
+            "src", re.compile(r"\.jpg$"), timeout=PATIENCE
+        )
+        seen(visit, name)
+        assert len(sent) == number
+    visit.page.get_by_role("tab", name="Image").click()
+    visit.changed("second-overlay", overlay)
+    visit.caption("second", r"Mask: \d+%")
+    shown = visit.page.locator("#second-overlay img").get_attribute("alt")
+    assert shown is not None
+    assert shown.endswith("slide.tif")
+    with visit.page.expect_download() as download:
+        visit.page.locator("#second-overlay").get_by_role("link").first.click()
+    assert download.value.suggested_filename.startswith("slide-")
+
+
 @pytest.mark.slow
 def test_the_camera(visit: Visit) -> None:
     overlay = visit.picture("first-overlay")

@@ -141,6 +141,26 @@ def test_a_true_mask_is_forgotten_with_its_image(tab: ImageTab, picture_file: Pa
     assert tab.take(preview, ENGLISH)[3] == gr.skip()  # a sample that has just been picked
 
 
+@pytest.mark.parametrize("name", ["deep.tif", "flat.tif", "deep.png"])
+def test_an_upload_that_browsers_cannot_show_gets_a_preview_and_stays_as_it_is(
+    tab: ImageTab, tmp_path: Path, name: str
+) -> None:
+    grey = np.linspace(0, 65535 if name.startswith("deep") else 255, 700 * 900).reshape(700, 900)
+    file = tmp_path / name
+    assert cv2.imwrite(str(file), grey.astype(np.uint16 if name.startswith("deep") else np.uint8))
+    picked, preview, _, _ = tab.take(str(file), ENGLISH)
+    assert picked.path == file
+    assert tab.site.engine.picture(picked.path).size == (700, 900)
+    shown = cv2.imread(preview)
+    assert shown.shape == (373, 480, 3)
+    assert shown[0].mean() < 20 < 235 < shown[-1].mean()
+    # the browser sends the preview back, which is not another image
+    assert tab.take(preview, ENGLISH)[:2] == (gr.skip(), gr.skip())
+    ordinary = tmp_path / "flat.png"
+    cv2.imwrite(str(ordinary), draw_picture(1, (48, 64)))
+    assert tab.take(str(ordinary), ENGLISH)[1] == gr.skip()
+
+
 @pytest.mark.parametrize(("layer", "expected"), [((0, 0), 2), ((2, 2), 2), ((1, 2), 1), ((8, 11), 2)])
 def test_the_last_layer_stays_the_last_of_other_models(tab: ImageTab, layer: tuple[int, int], expected: int) -> None:
     _, slider, last = tab.fit("resnet", "vit", "attention", "mean", *layer)

@@ -406,7 +406,8 @@ def object_ids(values: UInt8[ndarray, "h w"], *, binary: bool) -> UInt8[ndarray,
 def read_objects(path: Path) -> UInt8[ndarray, "h w"]:
     """Return the objects of a mask that somebody made, 0 for none: the values of its file (`read_indices`).
 
-    255 is the object if there are no values but 0 and 255, else it is void, and none. Raises UserError as `read_indices`.
+    255 is the object if there are no values but 0 and 255, else it is void, and none. Raises UserError as
+    `read_indices` does.
     """
     values = read_indices(path)
     return object_ids(values, binary=not np.isin(values, (BACKGROUND, VOID), invert=True).any())

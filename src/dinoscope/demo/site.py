@@ -24,10 +24,10 @@ from jaxtyping import UInt8
 from numpy import ndarray
 from PIL import Image
 
-from dinoscope.data.images import decode
+from dinoscope.data.images import decode, format_of
 from dinoscope.demo.engine import Engine
 from dinoscope.demo.languages import FALLBACK, LANGUAGES, Language, data_file, preferred
-from dinoscope.demo.pictures import THUMBNAIL, Refused, Sample, shrunk
+from dinoscope.demo.pictures import THUMBNAIL, Picture, Refused, Sample, shrunk
 from dinoscope.files import safe_name
 from dinoscope.pictures import OPACITY, overlay_scale
 
@@ -37,6 +37,7 @@ LIGHT: Any = {"api_visibility": "private", "concurrency_limit": 8, "show_progres
 """Settings of events that run no network."""
 
 _PREVIEW = 480  # px
+_BROWSERS = ("JPEG", "PNG", "WebP", "GIF", "BMP")  # formats that every browser shows
 _NAME = 40  # characters
 _STOPS = 9  # of a scale's colours, between which a browser draws
 _A_NUMBER = re.compile(r"[\d\s.,:%×+-]*")
@@ -160,6 +161,13 @@ def name_of_picture(file: str, *parts: str) -> str:
     return "-".join(safe_name(part, "image")[:_NAME] for part in (Path(file).stem, *parts))
 
 
+def _is_shown_by_browsers(path: Path, picture: Picture) -> bool:
+    if picture.raw is not None:  # more than 8 bits, or other channels, which browsers show otherwise than the page
+        return False
+    with path.open("rb") as file:
+        return format_of(file, path.name) in _BROWSERS
+
+
 @dataclass(frozen=True)
 class Site:
     """What the page is built from.
@@ -271,18 +279,19 @@ class Site:
     def take(self, path: str | None, request: gr.Request) -> tuple[Any, Any, Any]:
         """Handle an image that was uploaded, photographed, pasted or removed.
 
-        Returns the image, what its field shows, and the `complaint`. The field of one that is refused is emptied, which
-        calls this again and leaves the reason there.
+        Returns the image, what its field shows, and the `complaint`. The field of one that is refused is emptied, and
+        that of one that browsers cannot show gets a preview: either calls this again, which changes nothing more.
         """
         if path is None:
             return None, gr.skip(), gr.skip()
         if Path(path).is_relative_to(self.folder):  # a preview of ours: the image is known already
             return gr.skip(), gr.skip(), gr.HTML(visible=False)
         try:
-            self.engine.picture(Path(path))
+            picture = self.engine.picture(Path(path))
         except Refused as error:
             return None, None, self.complain(request, error)
-        return Sample(Path(path)), gr.skip(), gr.HTML(visible=False)
+        shown = gr.skip() if _is_shown_by_browsers(Path(path), picture) else self.preview(picture)
+        return Sample(Path(path)), shown, gr.HTML(visible=False)
 
     def pick(self, event: gr.SelectData, request: gr.Request) -> tuple[Any, Any, Any]:
         """Handle a click on a sample: return what `take` returns. One that cannot be read changes nothing."""
@@ -299,8 +308,11 @@ class Site:
         """Return a sample and its preview, or None twice without so many. Raises Refused as `Engine.picture`."""
         if number >= len(self.samples):
             return None, None
-        picture = self.engine.picture(self.samples[number].path)
-        return self.samples[number], self.show(shrunk(picture.pixels, _PREVIEW))
+        return self.samples[number], self.preview(self.engine.picture(self.samples[number].path))
+
+    def preview(self, picture: Picture) -> str:
+        """Return a file of a picture for its field, which is never sent back as an image of its own."""
+        return self.show(shrunk(picture.pixels, _PREVIEW))
 
     def show(self, pixels: UInt8[ndarray, "h w 3"], name: str = "") -> str:
         """Return a file of the picture for a component to show, written once and whole.

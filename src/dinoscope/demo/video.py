@@ -222,9 +222,9 @@ class VideoTab:
         # not by Gradio's `cancels`: its browser takes no other click on what was cancelled so
         self.cancel_button.click(self.cancel, {self.session}, results, queue=False, **quiet)
 
+        loaded = [self.session, self.status, self.taking, self.frame, self.editor, self.mode, *results]
         load: dict[str, Any] = {
-            "outputs": [self.session, self.status, self.taking, self.frame, self.editor, self.mode, self.upload_complaint,
-                        self.mask_complaint, *results],
+            "outputs": [*loaded, self.upload_complaint, self.mask_complaint],
             "api_visibility": "private",
             "show_progress": "minimal",
             "show_progress_on": self.frame,
@@ -360,7 +360,7 @@ class VideoTab:
         return gr.skip() if same else self._without(session, self._stop(session, request))
 
     def upload_mask(self, data: Data, request: gr.Request) -> Updates:
-        """Mark the objects of a mask file, in place of those of an earlier file; or show why not, and change nothing."""
+        """Mark the objects of a mask file, in place of an earlier file's; or show why not, and change nothing."""
         session: VideoSession | None = data[self.session]
         try:
             if session is None:
