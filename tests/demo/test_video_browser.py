@@ -95,9 +95,9 @@ def page(folder: Path, held: Path) -> Iterator[Any]:
     assert list(folder.iterdir()) == []  # all that anybody sent or made is gone with the page
 
 
-def send(page: Any, file: Path) -> None:
+def send(page: Any, file: Path, button: str = "upload") -> None:
     with page.expect_file_chooser() as chooser:
-        page.click("#video-upload")
+        page.click(f"#video-{button}")
     chooser.value.set_files(str(file))
 
 
@@ -135,10 +135,46 @@ def test_a_clip_is_marked_followed_and_played(page: Any, folder: Path, tmp_path:
     assert written(folder) == ["masks.zip", "overlay.webm"]
 
 
+@pytest.mark.slow
+def test_a_mask_file_is_followed_and_a_new_mark_clears_the_result(page: Any, folder: Path, tmp_path: Path) -> None:
+    send(page, write_clip(tmp_path / "masked.mp4", 4, (96, 128)))
+    says(page, "status", "masked.mp4: 4 frames")
+    image = page.locator("#video-frame img")
+    ids = np.zeros((96, 128), np.uint8)
+    ids[20:60, 30:50], ids[20:60, 80:110] = 2, 4
+    Image.fromarray(ids[1:]).save(tmp_path / "wrong.png")
+    Image.fromarray(ids).save(tmp_path / "mask.png")
+    before = image.get_attribute("src")
+    page.evaluate("document.activeElement.blur()")
+    assert page.get_by_role("button", name="Mask from a file").get_attribute("id") == "video-mask"
+    choose_file(page, page.locator("#video-mask"), tmp_path / "wrong.png")
+    says(page, "mask-complaint", "The mask has 128 × 95 px, and the clip 128 × 96 px")
+    assert page.locator("#video-mask-complaint [role=alert]").is_visible()
+    assert image.get_attribute("src") == before
+    choose_file(page, page.locator("#video-mask"), tmp_path / "mask.png")
+    playwright.expect(image).not_to_have_attribute("src", before, timeout=TIMEOUT)
+    playwright.expect(page.locator("#video-mask-complaint")).to_be_hidden(timeout=TIMEOUT)
+    page.click("#video-follow")
+    says(page, "progress", r"4 frames in .* s")
+    page.locator("#video-overlay video").wait_for()
+    with page.expect_download() as download:
+        page.click("#video-save-masks")
+    with zipfile.ZipFile(download.value.path()) as masks, masks.open("00000.png") as file:
+        assert np.array_equal(np.asarray(Image.open(file)), ids)
+    box = image.bounding_box()
+    page.mouse.click(box["x"] + 10, box["y"] + 10)
+    says(page, "progress", "Mark an object")
+    playwright.expect(page.locator("#video-overlay video")).to_have_count(0, timeout=TIMEOUT)
+    for name in ("overlay", "masks"):
+        playwright.expect(page.locator(f"#video-save-{name}")).to_be_disabled(timeout=TIMEOUT)
+
+
 def test_too_long_a_video_is_refused_and_the_clip_stays(page: Any, tmp_path: Path) -> None:
+    before = page.locator("#video-status").inner_text()
     send(page, write_clip(tmp_path / "film.mp4", 15, fps=1 / 500))
-    says(page, "status", "film.mp4 plays 2:05:00 .* at most 5 s are taken")
+    says(page, "upload-complaint", "film.mp4 plays 2:05:00 .* at most 5 s are taken")
     assert page.locator("#video-frame img").count() == 1
+    assert page.locator("#video-status").inner_text() == before
 
 
 def test_cancel_stops_the_work_and_leaves_nothing(page: Any, folder: Path, held: Path) -> None:
