@@ -17,7 +17,6 @@ from typing import Any
 
 import cv2
 import gradio as gr
-import numpy as np
 from jaxtyping import UInt8
 from numpy import ndarray
 from PIL import Image
@@ -67,7 +66,7 @@ class VideoSession:
         comes from a file.
     job: stands for what was asked to be followed, until it ends or is stopped; another one as soon as that is asked
         for again. waiting: the same until its turn comes. stopped: the text (a key) for why the last one was stopped.
-    followed: the objects of the first frame that are followed, or were; None after a change.
+    followed: what is followed, or was, as `VideoTab._chosen` gives it; None if that was changed.
     """
 
     folder: Path
@@ -79,7 +78,7 @@ class VideoSession:
     job: object | None = None
     waiting: object | None = None
     stopped: str = "video_cancelled"
-    followed: UInt8[ndarray, "h w"] | None = None
+    followed: tuple[Any, ...] | None = None
     pictures: int = 0
 
     @property
@@ -235,7 +234,7 @@ class VideoTab:
         self.sample_button.click(self.sample, inputs, **load)
         tab.select(self.begin, inputs, **load)
         shown = [self.session, self.frame, self.status, *results]
-        self.taking.input(self.take, {self.session, self.taking}, shown, **quiet)
+        self.taking.input(self.take, {*inputs, self.taking}, shown, **quiet)
         self.frame.select(self.click, {*inputs, self.number, self.sign}, shown, **quiet)
         typed = {*inputs, self.number, self.sign, self.across, self.down}
         self.mark_button.click(self.mark, typed, shown, **quiet)
@@ -244,7 +243,7 @@ class VideoTab:
         self.tools = [self.number, self.sign, self.reach_slider, self.undo_button, self.typed]
         drawn = {*inputs, self.mode, self.editor}
         self.mode.input(self.change_mode, drawn, [*shown, self.editor, *self.tools], **quiet)
-        for change in (self.model.input, self.detail.input):
+        for change in (self.model.change, self.detail.change):
             change(self.change_model, drawn, [*shown, self.editor], **quiet)
         self.editor.input(self.paint, drawn, results, trigger_mode="always_last", **quiet)
         mask = [*shown, self.editor, self.mask_complaint]
@@ -301,9 +300,9 @@ class VideoTab:
         session: VideoSession | None = data[self.session]
         if session is None:
             return gr.skip()
-        text = self._stop(session, request)
         session.clip = session.whole.taking(data[self.taking], self.limits.video_frames)
-        return {self.session: session, self.status: self._about(session, request)} | self._without(session, text)
+        outdated = self._outdated(session, data, request)
+        return {self.session: session, self.status: self._about(session, request)} | outdated
 
     def click(self, data: Data, event: gr.SelectData, request: gr.Request) -> Updates:
         """Mark an object by a click on the first frame."""
@@ -346,18 +345,9 @@ class VideoTab:
         return self._look_again(data, request)
 
     def paint(self, data: Data, request: gr.Request) -> Updates:
-        """Clear the result, and stop what is followed, if it is without what was just painted.
-
-        Gradio calls this late: what waits for its turn has the strokes. And it calls this when nothing was painted.
-        """
+        """Clear a result that is without what was just painted. Gradio calls this when nothing was painted, too."""
         session: VideoSession | None = data[self.session]
-        if session is None or session.followed is None or session.waiting is not None:
-            return gr.skip()
-        try:
-            same = np.array_equal(session.followed, self._ids_and_strokes(session, data))
-        except (UserError, Refused):
-            return gr.skip()
-        return gr.skip() if same else self._without(session, self._stop(session, request))
+        return (session is not None and self._outdated(session, data, request)) or gr.skip()
 
     def upload_mask(self, data: Data, request: gr.Request) -> Updates:
         """Mark the objects of a mask file, in place of an earlier file's; or show why not, and change nothing."""
@@ -371,14 +361,14 @@ class VideoTab:
             return {self.mask_complaint: self.site.complain(request, _refusal(error))}
         others = [mark for mark in session.marks if mark is not session.mask]
         session.marks, session.mask = [*others, *self._painted(session, data), mask], mask
-        return self._look_again(data, request) | {self.mask_complaint: gr.HTML(visible=False)}
+        return self._look_again(data | {self.editor: None}, request) | {self.mask_complaint: gr.HTML(visible=False)}
 
     def change_model(self, data: Data, request: gr.Request) -> Updates:
         """Draw the regions as another model, or more or less detail, makes them; what was painted stays."""
         session: VideoSession | None = data[self.session]
         if session is not None:
             session.marks = [*session.marks, *self._painted(session, data)]
-        return self._look_again(data, request)
+        return self._look_again(data | {self.editor: None}, request)
 
     def change_mode(self, data: Data, request: gr.Request) -> Updates:
         """Change from clicking to painting or back; what was painted stays."""
@@ -399,24 +389,27 @@ class VideoTab:
         return updates | {self.frame: gr.update(visible=False), self.editor: gr.update(visible=True, **drawn)}
 
     def _look_again(self, data: Data, request: gr.Request) -> Updates:
-        # After a change of the marks or of the model, which ends what is followed with the ones before.
+        # After a change of the marks or of the model; the result is of those before.
         session: VideoSession | None = data[self.session]
-        if session is None:
-            return self._look(data, request)
-        text = self._stop(session, request)
         updates = self._look(data, request)
         if data.get(self.mode) == "paint" and self.frame in updates:
             updates[self.editor] = _canvas(updates[self.frame])
-        return updates | self._without(session, text)
+        return updates if session is None else updates | self._outdated(session, data, request)
 
-    def _stop(self, session: VideoSession, request: gr.Request) -> str:
-        # The text that takes the place of a result that is no longer one of what is marked.
+    def _outdated(self, session: VideoSession, data: Data, request: gr.Request) -> Updates:
+        """Stop what is followed, and clear what was, if it is not what is chosen now.
+
+        Events come late, and some without a change: only a comparison tells. What waits for its turn chooses then.
+        """
+        if session.followed is None or session.waiting is not None:
+            return {}
+        try:
+            if session.followed == self._chosen(session, data)[0]:
+                return {}
+        except (UserError, Refused):
+            pass
         session.followed = None
-        return self.say(request, "video_stopped" if session.stop("video_stopped") else "video_ready")
-
-    def _without(self, session: VideoSession, text: str) -> Updates:
-        # No result; but another may have been asked for meanwhile.
-        return self._results(text) if session.job is None else {}
+        return self._results(self.say(request, "video_stopped" if session.stop("video_stopped") else "video_ready"))
 
     def _look(self, data: Data, request: gr.Request) -> Updates:
         session: VideoSession | None = data[self.session]
@@ -453,13 +446,14 @@ class VideoTab:
             cells = self.site.engine.cached(key, lambda: clip_cells(backbone, session.clip, size))
         return object_ids(marks, cells, session.clip.size, session.reach)
 
-    def _ids_and_strokes(self, session: VideoSession, data: Data) -> UInt8[ndarray, "h w"]:
-        ids = self.ids(session, data)
-        strokes = self._painted(session, data) if data[self.mode] == "paint" else []
-        return object_ids([ids, *strokes], None, session.clip.size)
+    def _chosen(self, session: VideoSession, data: Data) -> tuple[tuple[Any, ...], UInt8[ndarray, "h w"]]:
+        # All that a result depends on, to compare; and of it the objects of the first frame.
+        strokes = self._painted(session, data) if data.get(self.mode) == "paint" else []
+        ids = object_ids([self.ids(session, data), *strokes], None, session.clip.size)
+        return (ids.tobytes(), data[self.model], data[self.detail], session.clip.step, session.clip.count), ids
 
     def _painted(self, session: VideoSession, data: Data) -> list[Mark]:
-        editor = data[self.editor]
+        editor = data.get(self.editor)
         ids = painted(editor["layers"] if editor else [], session.clip.size)
         return [ids] if ids.any() else []
 
@@ -469,6 +463,7 @@ class VideoTab:
         if session is None:
             return self._results(self.say(request, "video_none"))
         session.job = session.waiting = object()
+        session.followed = None
         return self._results(self.say(request, "video_waiting"), running=True)
 
     def cancel(self, data: Data, request: gr.Request) -> Updates:
@@ -492,7 +487,7 @@ class VideoTab:
         yield self._results(self.say(request, "video_begin"), running=True)
         try:
             model, size = self.models[data[self.model]], data[self.detail]
-            session.followed = ids = self._ids_and_strokes(session, data)
+            session.followed, ids = self._chosen(session, data)
             for old in session.folder.glob("followed-*"):
                 shutil.rmtree(old, ignore_errors=True)
             folder = session.folder / f"followed-{uuid.uuid4().hex}"
