@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import zipfile
 from collections.abc import Callable, Generator
 from dataclasses import replace
 from pathlib import Path
@@ -397,6 +398,21 @@ def test_what_changes_nothing_leaves_the_result(video: VideoTab, tmp_path: Path)
     # the keyboard passes over the slider and the menus, of which Gradio tells
     assert video.progress not in video.reach(values(video, session, reach_slider=0.0), ENGLISH)
     assert video.progress not in video.change_model(values(video, session), ENGLISH)
+
+
+def test_what_waits_takes_more_marks_and_no_other_model(video: VideoTab, tmp_path: Path) -> None:
+    session = uploaded(video, write_clip(tmp_path / "a.mp4", 3))
+    clicked(video, session, 360, 270)
+    waiting = following(video, session)
+    mask = mask_file(tmp_path / "m.png", {4: slice(5, 20)})
+    assert video.progress not in give_mask(video, session, mask)
+    assert video.progress not in video.change_model(values(video, session), ENGLISH)
+    *_, last = waiting
+    with zipfile.ZipFile(last[video.save_masks]["value"]) as masks, masks.open("00000.png") as file:
+        assert 4 in np.asarray(Image.open(file))
+    waiting = following(video, session)
+    assert "Stopped" in video.change_model(values(video, session, detail=64), ENGLISH)[video.progress]
+    assert list(waiting) == [gr.skip()]
 
 
 def test_painting_mode_keeps_the_result_until_something_is_painted(video: VideoTab, tmp_path: Path) -> None:

@@ -66,6 +66,7 @@ class VideoSession:
         comes from a file.
     job: stands for what was asked to be followed, until it ends or is stopped; another one as soon as that is asked
         for again. waiting: the same until its turn comes. stopped: the text (a key) for why the last one was stopped.
+    asked: model and detail that it was asked for with.
     followed: what is followed, or was, as `VideoTab._chosen` gives it; None if that was changed.
     """
 
@@ -78,6 +79,7 @@ class VideoSession:
     job: object | None = None
     waiting: object | None = None
     stopped: str = "video_cancelled"
+    asked: tuple[str, int] | None = None
     followed: tuple[Any, ...] | None = None
     pictures: int = 0
 
@@ -209,7 +211,7 @@ class VideoTab:
         quiet: dict[str, Any] = {"show_progress": "hidden", "api_visibility": "private"}
         results = [self.progress, self.follow_button, self.cancel_button, self.moving, self.overlay, self.save_overlay,
                    self.save_masks]  # fmt: skip
-        self.follow_button.click(self.ask, {self.session}, results, queue=False, **quiet).then(
+        self.follow_button.click(self.ask, inputs, results, queue=False, **quiet).then(
             self.follow,
             {*inputs, self.mode, self.editor},
             results,
@@ -399,15 +401,17 @@ class VideoTab:
     def _outdated(self, session: VideoSession, data: Data, request: gr.Request) -> Updates:
         """Stop what is followed, and clear what was, if it is not what is chosen now.
 
-        Events come late, and some without a change: only a comparison tells. What waits for its turn chooses then.
+        Events come late, and some without a change: only a comparison tells.
         """
-        if session.followed is None or session.waiting is not None:
-            return {}
         try:
-            if session.followed == self._chosen(session, data)[0]:
-                return {}
+            if session.waiting is not None:  # the marks are read at its turn
+                same = session.asked == (data[self.model], data[self.detail])
+            else:
+                same = session.followed is None or session.followed == self._chosen(session, data)[0]
         except (UserError, Refused):
-            pass
+            same = False
+        if same:
+            return {}
         session.followed = None
         return self._results(self.say(request, "video_stopped" if session.stop("video_stopped") else "video_ready"))
 
@@ -463,7 +467,7 @@ class VideoTab:
         if session is None:
             return self._results(self.say(request, "video_none"))
         session.job = session.waiting = object()
-        session.followed = None
+        session.asked, session.followed = (data[self.model], data[self.detail]), None
         return self._results(self.say(request, "video_waiting"), running=True)
 
     def cancel(self, data: Data, request: gr.Request) -> Updates:
