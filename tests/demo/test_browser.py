@@ -137,13 +137,13 @@ def test_upload_then_every_slider(visit: Visit, tmp_path: Path) -> None:
     visit.page.locator("#block input[type=number]").fill("0")
     visit.page.locator("#block input[type=number]").press("Enter")
     overlay = visit.changed("first-overlay", overlay)
-    visit.caption("first", r"layer 0 \(of 0 to 2\)")
+    visit.caption("first", r"layer 0 \(0 to 2\)")
     visit.page.locator("#opacity input[type=number]").fill("30")
     visit.page.locator("#opacity input[type=number]").press("Enter")
     overlay = visit.changed("first-overlay", overlay)
     visit.page.locator("#first-heads button").nth(2).click()
     visit.changed("first-overlay", overlay)
-    visit.caption("first", r"head 2 \(of 0 to 2\)")
+    visit.caption("first", r"head 2 \(0 to 2\)")
 
 
 def test_models_kinds_and_saving(visit: Visit) -> None:
@@ -493,7 +493,7 @@ def test_the_image_tab_by_keyboard_alone(visit: Visit, tmp_path: Path) -> None:
     go_to(page, page.locator("#first-heads .thumbnail-item").nth(1))
     page.keyboard.press("Enter")
     visit.changed("first-overlay", before)
-    visit.caption("first", r"head 1 \(of 0 to 2\)")
+    visit.caption("first", r"head 1 \(0 to 2\)")
     alt = page.locator("#second-overlay img").get_attribute("alt")
     assert re.fullmatch(r"Attention: .+, .+\.(png|jpg)", alt)
     go_to(page, page.locator("#second-overlay").get_by_role("button", name="Fullscreen"))

@@ -43,6 +43,22 @@ def make(tmp_path: Path, limits: Limits) -> VideoTab:
         return VideoTab(Site(engine, Words(), [], made), place)
 
 
+@pytest.mark.parametrize(
+    ("methods", "chosen"),
+    [(("dino", "random"), 0), (("random", "dino"), 1), (("supervised", "dino"), 1), (("random", "random"), 1),
+     (("dino",), 0), (("random",), 1)],
+)  # fmt: skip
+def test_a_trained_model_follows_at_first(tmp_path: Path, methods: tuple[str, ...], chosen: int) -> None:
+    fresh = load_model("random:vit_micro_conv8")
+    methods += ("random",)  # another one that could be chosen
+    models = [replace(fresh, label=f"{number}", method=method) for number, method in enumerate(methods)]
+    made = tmp_path / "made"
+    made.mkdir()
+    with gr.Blocks(), gr.Tab() as place:
+        video = VideoTab(Site(Engine(models, Limits()), Words(), [], made), place)
+    assert video.model.value == f"{chosen}"
+
+
 def values(video: VideoTab, session: VideoSession | None = None, **changes: Any) -> dict[Any, Any]:
     """What Gradio hands to the tab's functions."""
     given = {"session": session, "model": MODEL, "detail": 48, "mode": "click", "editor": None, "number": 1} | changes

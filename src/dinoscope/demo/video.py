@@ -194,8 +194,10 @@ class VideoTab:
         settings |= {"visible": False, "autoplay": True, "loop": True, "buttons": []}
         self.overlay = gr.Video(label=word("video_overlay"), elem_id="video-overlay", **settings)
         with gr.Row():
-            names = list(self.models)  # the second of the pair is the one that was trained without labels
-            self.model = gr.Dropdown(names, value=names[:2][-1], label=word("video_model"), min_width=160)
+            names = list(self.models)
+            trained = [name for name in names[:2] if self.models[name].method != "random"]
+            # of a trained pair the second is the one that learned without labels
+            self.model = gr.Dropdown(names, value=(trained or names[:2])[-1], label=word("video_model"), min_width=160)
             details = [size for size in DETAILS if size <= self.limits.most_size] or [self.limits.most_size]
             start = _DETAIL if _DETAIL in details else details[-1]
             choices = [(f"{size} px", size) for size in details]
