@@ -94,7 +94,7 @@ REFUSALS = {
     "no such folder": (["--data", "nowhere", "--out", "OUT"], "nowhere: no such folder"),
     "no images": (["--data", "EMPTY", "--out", "OUT"], "no images in this folder"),
     "warm-up": (
-        [*COMMON, "--recipe", "dino_deit_small_100ep", "--epochs", "5"],
+        [*COMMON, "--recipe", "dino_deit_small_100ep", "--epochs", "5", "--optimizer.warmup-epochs", "10"],
         "the warm-up of 10 epochs is not shorter than the run of 5",
     ),
     "existing run": (["--data", "DATA", "--out", "RUN", "--batch-size", "8", "--device", "cpu"], "RUN exists already"),
