@@ -26,14 +26,14 @@ CASES: dict[str, RunConfig] = {
         for name in ("dino_deit_small_100ep", "moco_v3_deit_small", "quickstart")
     },
     **{
-        f"method {name}": RunConfig(Path("data"), Path("out"), entry.config(), "resnet_micro", epochs=3)
+        f"method {name}": RunConfig(Path("data"), Path("out"), entry.config(), "resnet_micro", epochs=12)
         for name, entry in METHODS.items()
     },
     "all kinds of settings": replace(
         _BASE,
         views=replace(_BASE.views, global_scale=(0.123456789, 1.0), horizontal_flip=0.0, num_local=3),
         method=replace(_BASE.method, head_batch_norm=False, norm_last_layer=False, koleo=1e-7, centering="center"),
-        optimizer=OptimizerConfig("lars", 0.3, 0.0, 2, 1e-6, 1e-6, 0),
+        optimizer=OptimizerConfig("lars", 0.3, 0.0, 0.1, 1e-6, 1e-6, 0),
         saving=SavingConfig(2.5, 7, 1),
         mean=(0.5, 0.25, 0.125),
         checkpoint_activations=True,
