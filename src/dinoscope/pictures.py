@@ -83,12 +83,12 @@ def overlay(
 
 
 def overlay_end(values: Float[ndarray, "rows columns"]) -> float:
-    """Return from how many times the mean of a map on `overlay` lays its strongest colour over an image."""
+    """Return the value at which `overlay` reaches its strongest colour, as a multiple of the map's mean."""
     return 1 + _excess(values)[1]
 
 
 def _excess(values: Float[ndarray, "rows columns"]) -> tuple[Float[ndarray, "rows columns"], float]:
-    """Return by how much each value is above the mean, as a share of it, and where the scale ends."""
+    """Return how far each value lies above the mean, as a share of the mean, and the end of the scale."""
     mean = max(float(values.mean()), float(np.finfo(np.float32).tiny))
     excess = values.astype(np.float32) / mean - 1
     return excess, max(float(np.quantile(excess, 0.995, method="higher")), 1.0)

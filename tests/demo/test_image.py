@@ -77,7 +77,7 @@ def _shows_nothing(column: list[Any]) -> None:
     overlay, scale, mask = column[2:5]
     assert overlay is None
     assert mask is None
-    assert not scale.visible
+    assert scale["visible"] is False
 
 
 def test_the_scale_ends_where_the_overlay_has_its_full_colour(tab: ImageTab, picture_file: Path) -> None:

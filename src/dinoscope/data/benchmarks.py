@@ -404,13 +404,17 @@ def object_ids(values: UInt8[ndarray, "h w"], *, binary: bool) -> UInt8[ndarray,
 
 
 def read_objects(path: Path) -> UInt8[ndarray, "h w"]:
-    """Return the objects of a mask that somebody made, 0 for none: the values of its file (`read_indices`).
+    """Return the object at each pixel of a mask file, 0 for none.
 
-    255 is the object if there are no values but 0 and 255, else it is void, and none. Raises UserError as
-    `read_indices` does.
+    255 is the object if the mask `is_binary`, and void otherwise. Raises UserError as `read_indices` does.
     """
     values = read_indices(path)
-    return object_ids(values, binary=not np.isin(values, (BACKGROUND, VOID), invert=True).any())
+    return object_ids(values, binary=is_binary(values))
+
+
+def is_binary(values: UInt8[ndarray, "h w"]) -> bool:
+    """Return whether a mask has no values but 0 and 255, so that 255 is its object and not void."""
+    return bool(np.isin(values, (BACKGROUND, VOID)).all())
 
 
 def find_davis(data: Path, year: Year = 2017, names: Sequence[str] = ()) -> Davis:

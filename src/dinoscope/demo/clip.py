@@ -43,7 +43,7 @@ OBJECTS = len(COLORS)
 """Objects that may be marked: as many colours are easily told apart."""
 
 BRUSH_OPACITY = 0.5
-"""Of the brush, so that the picture shows through what is painted. A later stroke replaces one below it."""
+"""Opacity of the brush, 0 to 1: the picture shows through the paint, and a later stroke replaces an earlier one."""
 
 _SAMPLE = ScenesConfig(
     train_per_class=0, val_per_class=0, voc_images=0, davis_sequences=1, davis_frames=36, davis_size=(240, 426)

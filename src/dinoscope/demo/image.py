@@ -43,8 +43,9 @@ from dinoscope.pictures import OPACITY, mask_overlay, overlay, overlay_end
 MEAN = "mean"
 OWN = "own"
 SIZES = (224, 320, 480, 640)
-_DEEP = 8  # blocks, from which on a network has early ones and late ones
-_NOTHING_DRAWN: list[Any] = [None, gr.HTML(visible=False), None]  # map, scale, mask
+_DEEP = 8  # min blocks of a network that is said to have early and late layers
+_EVEN = 1.5  # times the mean: a map whose maximum is below this shows next to nothing
+_NOTHING_DRAWN: list[Any] = [None, gr.update(visible=False), None]  # map, scale, mask
 _BLANK: list[Any] = [gr.skip(), "", *_NOTHING_DRAWN, []] * 2  # what is shown without an image that can be used
 
 
@@ -333,11 +334,11 @@ class ImageTab:
     def _scale(
         self, given: Input, kind: str, values: Float[Tensor, "rows columns"], opacity: float, request: gr.Request
     ) -> gr.HTML:
-        # What the colours mean; and of a map that shows hardly anything by its nature, why.
+        # What the colours mean, and why the energy of a transformer shows next to nothing.
         say = functools.partial(self.site.words.plain, request)
-        note = ""
-        if kind == "energy" and self.site.engine.models[given.model].backbone.transformer is not None:
-            note = say("image_energy_even", times=f"{(values.max() / values.mean()).item():.1f}")
+        times, note = (values.max() / values.mean()).item(), ""
+        if kind == "energy" and times < _EVEN and self.site.engine.models[given.model].backbone.transformer is not None:
+            note = say("image_energy_even", times=f"{times:.1f}")
         high = say("image_scale_high", times=f"{overlay_end(values.numpy()):.1f}")
         return self.site.scaled(request, say("image_scale_low"), high, opacity, note)
 

@@ -14,7 +14,7 @@ import numpy as np
 from jaxtyping import Bool, UInt8
 from numpy import ndarray
 
-from dinoscope.data.benchmarks import BACKGROUND, VOID, find_masks, read_indices
+from dinoscope.data.benchmarks import BACKGROUND, VOID, find_masks, is_binary, read_indices
 from dinoscope.data.grey_range import Window, is_joined
 from dinoscope.data.images import RawImage, UnreadableImage, read, read_header
 from dinoscope.data.neighbours import repeated
@@ -188,7 +188,7 @@ def read_truth(path: Path, size: tuple[int, int], limits: Limits, binary: bool |
         raise Refused("truth_no_mask") from error
     if values.shape != size:
         raise Refused("truth_size", mask=f"{values.shape[1]} × {values.shape[0]}", image=f"{size[1]} × {size[0]}")
-    if binary or (binary is None and not np.isin(values, (BACKGROUND, VOID), invert=True).any()):
+    if binary or (binary is None and is_binary(values)):
         return GroundTruth(values > BACKGROUND, np.ones(size, bool))
     return GroundTruth((values != BACKGROUND) & (values != VOID), values != VOID)
 

@@ -19,7 +19,7 @@ MIDDLE = 50  # per cent
 STRETCHED = "stretched"
 _SHOWN = 480  # longest side of a picture, in pixels
 _PICTURES = ("here", "there", "colors_here", "colors_there")
-_EMPTY = [*[None] * len(_PICTURES), gr.HTML(visible=False)]  # pictures and scale of a model
+_EMPTY = [*[None] * len(_PICTURES), gr.update(visible=False)]  # pictures and scale of a model
 _BLANK = [None, *[gr.skip(), "", *_EMPTY] * 2]  # without a first image, or one that can be used
 
 

@@ -239,11 +239,11 @@ class Site:
         return gr.update(value=self.show(pixels, name), alt_text=text)
 
     def scale(self, name: str) -> gr.HTML:
-        """Build the line below a heat map that shows its colours, hidden at first."""
+        """Build the line below a heat map that explains its colours, hidden at first."""
         return gr.HTML(visible=False, elem_id=f"{name}-scale", elem_classes="scale", padding=False)
 
     def scaled(self, request: gr.Request, low: str, high: str, opacity: float = OPACITY, note: str = "") -> gr.HTML:
-        """Return the update of a `scale`: the colours of an overlay between what its ends stand for, and a note."""
+        """Return the update of a `scale` from low to high. note: text below it."""
         stops = ", ".join(f"rgb{tuple(map(int, color))}" for color in overlay_scale((1, _STOPS), opacity)[0])
         about = html.escape(self.words.plain(request, "page_scale", low=low, high=high))
         style = f"background: linear-gradient(to right, {stops})"
@@ -280,7 +280,7 @@ class Site:
         """Handle an image that was uploaded, photographed, pasted or removed.
 
         Returns the image, what its field shows, and the `complaint`. The field of one that is refused is emptied, and
-        that of one that browsers cannot show gets a preview: either calls this again, which changes nothing more.
+        that of one that browsers cannot show gets a preview. Either change calls this again, without further effect.
         """
         if path is None:
             return None, gr.skip(), gr.skip()
@@ -311,7 +311,7 @@ class Site:
         return self.samples[number], self.preview(self.engine.picture(self.samples[number].path))
 
     def preview(self, picture: Picture) -> str:
-        """Return a file of a picture for its field, which is never sent back as an image of its own."""
+        """Return a file with a small version of a picture for its field; `take` knows it from an upload."""
         return self.show(shrunk(picture.pixels, _PREVIEW))
 
     def show(self, pixels: UInt8[ndarray, "h w 3"], name: str = "") -> str:
