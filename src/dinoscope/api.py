@@ -425,15 +425,19 @@ class Attention:
     maps: Float[np.ndarray, "heads rows columns"]
     title: str
 
-    def save(self, path: Path | str, *, mass: float = 0.6) -> None:
+    def save(self, path: Path | str, *, mass: float = 0.6, dpi: int | None = None) -> None:
         """Write a picture: the mean map and its mask of `mass` of the attention, then those of each head.
+
+        path: a PNG, or a PDF if it ends in .pdf. dpi: dots an inch for print, such as 300; None is for the screen, and
+        300 in a PDF.
 
         Raises UserError if the file cannot be written.
         """
-        from dinoscope.pictures import write_png
+        from dinoscope.pictures import PRINT_DPI, write_page
         from dinoscope.report.pages import attention_panel
 
-        write_png(Path(path), attention_panel(self.image, torch.from_numpy(self.maps), mass, what=self.title))
+        dpi = PRINT_DPI if dpi is None and Path(path).suffix.lower() == ".pdf" else dpi
+        write_page(Path(path), attention_panel(self.image, torch.from_numpy(self.maps), mass, what=self.title, dpi=dpi))
 
 
 def attention(

@@ -1,7 +1,8 @@
 """Pictures of models at work: maps and masks laid over images, and pages that set pictures and text in a grid.
 
-Pixels in, pixels out (uint8 RGB, channels last); lengths are in pixels. On a page, pictures are pasted and never
-resampled by a figure; text is drawn by matplotlib's Agg canvas: no pyplot, no display, no global state.
+Pixels in, pixels out (uint8 RGB, channels last). Lengths are in pixels of a page for the screen; a page for print, of
+so many dots an inch (`dpi`), has `scale_of(dpi)` times as many pixels in each direction. On a page, pictures are pasted
+and never resampled by a figure; text is drawn by matplotlib: no pyplot, no display, no global state.
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ import cv2
 import matplotlib
 import numpy as np
 from jaxtyping import Bool, Float, UInt8
+from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.font_manager import FontProperties
@@ -48,12 +50,16 @@ MAX_ASPECT = 1.5
 MARGIN, GAP = 32, 12
 PAGE_WIDTH = 1198
 """Width of a page: three and six columns of whole pixels."""
+PRINTED_WIDTH = 7.2
+"""Width in inches that `PAGE_WIDTH` has in print: that of a page of a paper."""
+PRINT_DPI, MIN_DPI, MAX_DPI = 300, 72, 600
+"""Dots an inch that publishers ask for, and the limits: letters that can be read, and the memory of a small machine."""
 MAX_COLUMNS = 6
 
-_DPI = 100
+_SCREEN_DPI = 100
 _HEADING_HEIGHT, _CAPTION_HEIGHT, _LEGEND_HEIGHT = 44, 26, 40
 _HEADING_SIZE, _TEXT_SIZE = 17, 13
-_SHEET_TILE = 300
+SHEET_TILE = 300
 _WEBP_QUALITY = 82
 _WEBP_EFFORT = 6  # the highest: smallest files
 
@@ -133,23 +139,28 @@ def color_picture(colors: Float[ndarray, "rows columns 3"], size: tuple[int, int
 
 
 def marked(
-    image: UInt8[ndarray, "h w 3"], point: tuple[int, int], box: tuple[float, float, float, float], scale: float
+    image: UInt8[ndarray, "h w 3"],
+    point: tuple[int, int],
+    box: tuple[float, float, float, float],
+    scale: float,
+    stroke: float = 1,
 ) -> Pixels:
     """Draw a crosshair on the point (x, y) and, if it is large enough, a frame around its patch.
 
     box: edges (left, top, right, bottom) of the patch; point and box are in pixels before `scale`.
+    stroke: `scale_of` the page.
     """
     drawn = image.copy()
     left, top, right, bottom = (round(edge * scale) for edge in box)
     x, y = (round((each + 0.5) * scale) for each in point)
-    reach, gap = max(10, round(0.05 * image.shape[1])), 3
+    reach, gap = max(round(10 * stroke), round(0.05 * image.shape[1])), round(3 * stroke)
     # on a small picture of fine patches the arms keep off, so that the patch shows between them
     inner_x, inner_y = max(gap, x - left + gap, right - x + gap), max(gap, y - top + gap, bottom - y + gap)
     arms = [((x + side * inner_x, y), (x + side * (inner_x + reach), y)) for side in (-1, 1)]
     arms += [((x, y + side * inner_y), (x, y + side * (inner_y + reach))) for side in (-1, 1)]
     # first thick and dark, then thin and bright: it shows on any ground
-    for color, thickness in (((0, 0, 0), 4), (OUTLINE, 2)):
-        if min(right - left, bottom - top) >= MIN_FRAME:
+    for color, thickness in (((0, 0, 0), round(4 * stroke)), (OUTLINE, round(2 * stroke))):
+        if min(right - left, bottom - top) >= MIN_FRAME * stroke:
             cv2.rectangle(drawn, (left, top), (right - 1, bottom - 1), color, thickness)
         for begin, end in arms:
             cv2.line(drawn, begin, end, color, thickness)
@@ -217,31 +228,53 @@ class Legend:
 class Sheet:
     """Pictures in rows of equal tiles, such as the best and worst images of an evaluation.
 
-    name: stem of its file. caption: what is shown, and how it came about.
+    name: stem of its file. caption: what is shown, and how it came about. dpi: for print; the tiles have the width
+    `sheet_tile(dpi)`.
     """
 
     name: str
     rows: tuple[tuple[Tile, ...], ...]
     caption: str = ""
+    dpi: int | None = None
+
+    def page(self, note: str = "") -> Page:
+        """Set it, with a note above the pictures at the right."""
+        return layout([Row(tiles, SHEET_TILE) for tiles in self.rows], note=note, min_width=0, dpi=self.dpi)
 
     def pixels(self, note: str = "") -> Pixels:
         """Draw it, with a note above the pictures at the right."""
-        return page([Row(tiles, _SHEET_TILE) for tiles in self.rows], note=note, min_width=0)
+        return self.page(note).pixels()
 
 
 def page(
     rows: Sequence[Row], title: str = "", note: str = "", legend: Legend | None = None, *, min_width: int = PAGE_WIDTH
 ) -> Pixels:
+    """Draw a `layout` for the screen."""
+    return layout(rows, title, note, legend, min_width=min_width).pixels()
+
+
+def layout(
+    rows: Sequence[Row],
+    title: str = "",
+    note: str = "",
+    legend: Legend | None = None,
+    *,
+    min_width: int = PAGE_WIDTH,
+    dpi: int | None = None,
+) -> Page:
     """Set rows below each other, the title above them at the left, the note at the right, the legend below.
 
-    The page is as wide as its longest row. A text that does not fit loses its middle.
+    The page is as wide as its longest row. A text that does not fit loses its middle. dpi: for print; the tiles
+    have `scale_of(dpi)` times as many pixels as their columns. Raises UserError as `scale_of` does.
     """
+    scale = scale_of(dpi)
     heading = _HEADING_HEIGHT if title or note else 0
     captions = [_CAPTION_HEIGHT * any(tile.caption or tile.detail for tile in row.tiles) for row in rows]
-    heights = [max(tile.pixels.shape[0] for tile in row.tiles) for row in rows]
+    heights = [max(tile.pixels.shape[0] for tile in row.tiles) / scale for row in rows]
     top = MARGIN // 2 + heading
     width = max([min_width, *(page_width(len(row.tiles), row.tile_width) for row in rows)])
-    canvas = _Canvas(width, top + sum(captions) + sum(heights) + GAP * len(rows) + (_LEGEND_HEIGHT if legend else 0))
+    bottom = top + sum(captions) + sum(heights) + GAP * len(rows) + (_LEGEND_HEIGHT if legend else 0)
+    canvas = Page(width, bottom, dpi)
     if heading:
         canvas.line(title, note, MARGIN, width - MARGIN, (MARGIN + _HEADING_HEIGHT) / 2, _HEADING_SIZE)
     for row, caption, height in zip(rows, captions, heights, strict=True):
@@ -250,19 +283,33 @@ def page(
             middle = top + _CAPTION_HEIGHT / 2
             canvas.line(tile.caption, tile.detail, left, left + row.tile_width, middle, _TEXT_SIZE)
             # a smaller picture lies in the middle of its place, and what it leaves free is tinted
-            place = np.full((height, row.tile_width, 3), MAT, np.uint8)
+            place = np.full((round(height * scale), round(row.tile_width * scale), 3), MAT, np.uint8)
             down, right = ((all_of - own) // 2 for all_of, own in zip(place.shape, tile.pixels.shape[:2], strict=False))
             place[down : down + tile.pixels.shape[0], right : right + tile.pixels.shape[1]] = tile.pixels
             canvas.pasted.append((place, left, top + caption))
         top += caption + height + GAP
     if legend:
         middle, (height, length, _) = top + (_LEGEND_HEIGHT - GAP) / 2, legend.scale.shape
+        size = (round(length * scale), round(height * scale))
         left = round(MARGIN + canvas.length(legend.low, _TEXT_SIZE) + GAP) if legend.low else MARGIN
-        canvas.pasted.append((legend.scale, left, round(middle - height / 2)))
+        colors = cv2.resize(legend.scale, size, interpolation=cv2.INTER_NEAREST_EXACT)
+        canvas.pasted.append((colors, left, round(middle - height / 2)))
         canvas.text(legend.low, MARGIN, middle, _TEXT_SIZE, QUIET)
         canvas.text(legend.high, left + length + GAP, middle, _TEXT_SIZE, QUIET)
         canvas.text(legend.text, width - MARGIN, middle, _TEXT_SIZE, QUIET, align="right")
-    return canvas.pixels()
+    return canvas
+
+
+def scale_of(dpi: int | None) -> float:
+    """Return how many pixels a page of so many dots an inch has for each of one for the screen, which has none.
+
+    Raises UserError if they are too few or too many.
+    """
+    if dpi is None:
+        return 1.0
+    if not MIN_DPI <= dpi <= MAX_DPI:
+        raise UserError(f"dpi must be {MIN_DPI} to {MAX_DPI}, not {dpi}")
+    return dpi * PRINTED_WIDTH / PAGE_WIDTH
 
 
 def bands(
@@ -291,6 +338,11 @@ def tile_width(columns: int, page_width: int = PAGE_WIDTH) -> int:
     return (page_width - 2 * MARGIN - (columns - 1) * GAP) // columns
 
 
+def sheet_tile(dpi: int | None) -> int:
+    """Return the width of the pictures of a `Sheet` in pixels."""
+    return round(SHEET_TILE * scale_of(dpi))
+
+
 def overlay_legend(text: str, low: str = "average patch", high: str = "strongest") -> Legend:
     """Return the colours of an overlay on light grey, from weak to strong, with a text at the right."""
     return Legend(overlay_scale((12, 160)), low, high, text)
@@ -307,13 +359,37 @@ def mass_legend(mass: float, kind: str) -> Legend:
     return overlay_legend(f"masks: the fewest patches that hold {mass:.0%} of the {kind}")
 
 
+def write_page(path: Path, page: Page) -> None:
+    """Write a PNG, or a PDF if the path ends in .pdf, whole or not at all. Raises UserError if that fails."""
+    with _writing(path) as partial:
+        partial.write_bytes(page.pdf() if path.suffix.lower() == ".pdf" else page.png())
+
+
 def write_png(path: Path, pixels: UInt8[ndarray, "h w *c"]) -> None:
     """Write a PNG, whole or not at all: grey [h, w], RGB or RGBA. Raises UserError if that fails."""
+    with _writing(path) as partial:
+        Image.fromarray(pixels).save(partial, "png")
+
+
+@contextlib.contextmanager
+def _writing(path: Path) -> Iterator[Path]:
     try:
         with replacing(path) as partial:
-            Image.fromarray(pixels).save(partial, "png")
+            yield partial
     except OSError as error:
         raise UserError(f"{path} could not be written: {error.strerror or error}") from error
+
+
+def page_names(name: str) -> tuple[str, str]:
+    """Return the names of the files that a page may have."""
+    return f"{name}.png", f"{name}.pdf"
+
+
+def page_files(name: str, page: Page) -> Iterator[tuple[str, bytes | None]]:
+    """Give name and content of each file of a page, as `files.write_all` takes them; a PDF only if it is for print."""
+    png, pdf = page_names(name)
+    yield png, page.png()
+    yield pdf, None if page.dpi is None else page.pdf()
 
 
 def webp(pixels: UInt8[ndarray, "h w 3"], *, lossless: bool = False) -> bytes:
@@ -323,14 +399,18 @@ def webp(pixels: UInt8[ndarray, "h w 3"], *, lossless: bool = False) -> bytes:
     return file.getvalue()
 
 
-class _Canvas:
-    """A page while it is set: texts in a figure, and pictures (with left and top) to be pasted over it at the end."""
+class Page:
+    """A page: texts in a figure, and pictures (with left and top) to be pasted over it when it is drawn."""
 
-    def __init__(self, width: int, height: int) -> None:
-        self.width, self.height = width, height
-        self.figure = Figure((width / _DPI, height / _DPI), dpi=_DPI, facecolor="white")
+    def __init__(self, width: float, height: float, dpi: int | None = None) -> None:
+        self.dpi, self.scale = dpi, scale_of(dpi)
+        self._size = (round(width * self.scale), round(height * self.scale))  # in real pixels
+        self.width, self.height = (pixels / self.scale for pixels in self._size)
+        dots = dpi or _SCREEN_DPI
+        self._points = 72 * self.scale / dots  # of print, in a pixel of the layout
+        self.figure = Figure((self._size[0] / dots, self._size[1] / dots), dpi=dots, facecolor="white")
         self.agg = FigureCanvasAgg(self.figure)
-        self.pasted: list[tuple[Pixels, int, int]] = []
+        self.pasted: list[tuple[Pixels, float, float]] = []
 
     def line(self, text: str, detail: str, left: float, right: float, middle: float, size: float) -> None:
         """Set a text at the left and a quieter one at the right; the left gives way."""
@@ -343,7 +423,7 @@ class _Canvas:
         """Set a text in the middle of its line."""
         if text:
             baseline = 1 - (middle + 0.35 * size) / self.height  # half of a capital letter below
-            looks = {"fontproperties": _font(size), "color": color, "horizontalalignment": align}
+            looks = {"fontproperties": self._font(size), "color": color, "horizontalalignment": align}
             self.figure.text(x / self.width, baseline, _drawable(text), parse_math=False, **looks)
 
     def length(self, text: str, size: float) -> float:
@@ -351,7 +431,8 @@ class _Canvas:
         if not text:
             return 0.0
         with _any_letter():
-            return self.agg.get_renderer().get_text_width_height_descent(_drawable(text), _font(size), ismath=False)[0]
+            measure = self.agg.get_renderer().get_text_width_height_descent
+            return measure(_drawable(text), self._font(size), ismath=False)[0] / self.scale
 
     def _shortened(self, text: str, size: float, room: float) -> str:
         """Drop as much of the text's middle as it takes to fit into `room` pixels."""
@@ -369,9 +450,40 @@ class _Canvas:
         with _any_letter():
             self.agg.draw()
         page = np.array(self.agg.buffer_rgba())[..., :3].copy()
-        for picture, left, top in self.pasted:
+        for picture, left, top in self._placed():
             page[top : top + picture.shape[0], left : left + picture.shape[1]] = picture
         return page
+
+    def png(self) -> bytes:
+        """Return a PNG file, which tells its dots an inch if it is for print."""
+        file = io.BytesIO()
+        Image.fromarray(self.pixels()).save(file, "png", **({} if self.dpi is None else {"dpi": (self.dpi, self.dpi)}))
+        return file.getvalue()
+
+    def pdf(self) -> bytes:
+        """Return a PDF file: its texts are letters with their fonts, and pictures have the pixels of `pixels`."""
+        width, height = self._size
+        axes: list[Axes] = []
+        for picture, left, top in self._placed():
+            down, across = picture.shape[:2]
+            bounds = (left / width, 1 - (top + down) / height, across / width, down / height)
+            axes.append(self.figure.add_axes(bounds))
+            axes[-1].set_axis_off()
+            axes[-1].imshow(picture, interpolation="none", aspect="auto")
+        file = io.BytesIO()
+        with _any_letter(), matplotlib.rc_context({"pdf.fonttype": 42}):  # TrueType: publishers refuse Type 3
+            self.figure.savefig(file, format="pdf", metadata={"CreationDate": None})
+        for each in axes:
+            each.remove()
+        return file.getvalue()
+
+    def _placed(self) -> Iterator[tuple[Pixels, int, int]]:
+        """Give the pictures with their left and top in real pixels."""
+        for picture, left, top in self.pasted:
+            yield picture, round(left * self.scale), round(top * self.scale)
+
+    def _font(self, size: float) -> FontProperties:
+        return FontProperties(family=FONT, size=size * self._points)
 
 
 def _drawable(text: str) -> str:
@@ -385,7 +497,3 @@ def _any_letter() -> Iterator[None]:
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="Glyph .* missing from font")
         yield
-
-
-def _font(size: float) -> FontProperties:
-    return FontProperties(family=FONT, size=size * 72 / _DPI)  # size: in pixels

@@ -195,7 +195,7 @@ def draw(models: dict[str, Backbone], folder: ImageFolder, out: Path) -> None:
         titles = [""] * (1 + len(models)) if rows else ["image", *models]
         rows.append(pictures.Row([Tile(*tile) for tile in zip([large, *overlays], titles, strict=True)], TILE))
         panel = attention_panel(image, maps[best], MASS, title=best)
-        write_png(out / f"panel-{number}.png", panel)
+        write_png(out / f"panel-{number}.png", panel.pixels())
     write_png(out / "overview.png", pictures.page(rows, min_width=0))
 
 

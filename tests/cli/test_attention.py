@@ -10,6 +10,7 @@ import cv2
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 from dinoscope import checkpoint
 from dinoscope.cli import call
@@ -54,6 +55,22 @@ def test_one_page_for_each_image_of_a_folder(
     assert names(out) == ["0000_attention.png", "0001_attention.png", "0002_attention.png"]
     assert cv2.imread(str(out / "0000_attention.png")).shape[1] == 1198
     assert f"3 pages in {out}" in capsys.readouterr().out
+
+
+def test_pages_for_print(vit: Path, picture_folder: Folder, tmp_path: Path) -> None:
+    image, out = picture_folder(1, size=(30, 50)) / "0000.png", tmp_path / "out"
+    assert run(vit, out, image, "--dpi", 300, "--separate") == 0
+    assert [file.name for file in sorted(out.glob("*.pdf"))] == ["0000_attention.pdf"]
+    with Image.open(out / "0000_attention.png") as page:
+        assert (page.width, round(page.info["dpi"][0])) == (2160, 300)
+    assert cv2.imread(str(out / "0000_mean.png")).shape == (30, 50, 3)
+    (out / "0000_attention.png").unlink()
+    with pytest.raises(UserError, match=r"holds 0000_attention.pdf already"):
+        run(vit, out, image)
+    run(vit, out, image, "--overwrite")
+    assert not list(out.glob("*.pdf"))  # no PDF of another page
+    with pytest.raises(UserError, match="dpi must be 72 to 600, not 30"):
+        run(vit, tmp_path / "none", image, "--dpi", 30)
 
 
 def test_separate_pictures_are_as_large_as_the_image(vit: Path, picture_folder: Folder, tmp_path: Path) -> None:

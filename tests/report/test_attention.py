@@ -229,7 +229,7 @@ def test_pictures_for_tensorboard_are_there_as_before(picture_folder: PICTURES, 
 def test_the_page_has_a_row_for_each_image_and_bands_of_columns() -> None:
     images = pictures(3)
     column = MapColumn("title", "detail", [snapshot(1).maps[0]] * 3)
-    few, many = maps_page(images, [column] * 2, "text"), maps_page(images, [column] * 8, "text")
+    few, many = (maps_page(images, [column] * count, "text").pixels() for count in (2, 8))
     assert few.shape[0] < many.shape[0]
     assert max(few.shape[1], many.shape[1]) <= 1300
     assert first_to_last(3, 6) == [0, 1, 2]

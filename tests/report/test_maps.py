@@ -22,6 +22,7 @@ from dinoscope.evaluation.base import Context
 from dinoscope.explain.embedding import METHODS, described, embedding_map, neighbours_kept
 from dinoscope.model_names import Model
 from dinoscope.models.backbone import BackboneConfig, build_backbone
+from dinoscope.pictures import Page
 from dinoscope.report.maps import (
     CLASS_COLORS,
     Labelling,
@@ -161,11 +162,13 @@ def test_pictures_of_any_number_of_images(count: int) -> None:
     labelling = Labelling(tuple(index % 2 for index in range(count)), ("even", "odd"))
     page, shown = thumbnails_page(made.points, images, labelling, "title", "note")
     assert 2 <= shown <= count
-    assert page.shape[2] == 3
     below, _ = thumbnails_page(made.points, images, None, "title", "note")
-    assert len(below) < len(page)  # no legend without classes
-    both = points_page([("one", "", made.points), ("two", "", -made.points)], labelling)
-    assert both.shape[1] == page.shape[1]
+    assert below.height < page.height  # no legend without classes
+    panels = [("one", "", made.points), ("two", "", -made.points)]
+    assert points_page(panels, labelling).width == page.width
+    printed, as_many = thumbnails_page(made.points, images, labelling, "title", "note", dpi=300)
+    assert as_many == shown
+    assert printed.pixels().shape[1] == points_page(panels, labelling, dpi=300).pixels().shape[1] == 2160
 
 
 def test_equal_points_and_points_on_a_line_can_be_drawn() -> None:
@@ -217,9 +220,9 @@ def test_the_command_colours_the_classes_below_splits(picture_folder: PICTURES, 
     data = picture_folder(6, classes=2, split="val")
     seen: list[Labelling | None] = []
 
-    def page(panels: object, labelling: Labelling | None) -> np.ndarray:
+    def page(panels: object, labelling: Labelling | None, **options: object) -> Page:
         seen.append(labelling)
-        return np.zeros((9, 9, 3), np.uint8)
+        return Page(9, 9)
 
     monkeypatch.setattr("dinoscope.report.maps.points_page", page)
     assert run(MODEL, data, tmp_path / "a.png", "--points", "--method", "pca") == 0

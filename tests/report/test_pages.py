@@ -51,13 +51,13 @@ def test_a_comparison_is_never_cut_off(count: int, width: int) -> None:
     truth[10:30, 10:30] = 1
     image = shown(models)
     page, jaccards = comparison_page(replace(image, mask=truth), "attention", -1, 0.6)
-    assert whole(page)
-    assert page.shape[1] == width
+    assert whole(page.pixels())
+    assert page.pixels().shape[1] == width
     assert jaccards is not None
     assert len(jaccards) == count
     without, none = comparison_page(image, "attention", -1, 0.6)
     assert none is None
-    assert not np.array_equal(page, without)
+    assert not np.array_equal(page.pixels(), without.pixels())
 
 
 @pytest.mark.parametrize(("count", "expected"), [(1, 1), (5, 5), (6, 3), (7, 4), (11, 4)])
@@ -68,16 +68,16 @@ def test_rows_are_as_even_as_can_be(count: int, expected: int) -> None:
 def test_the_other_pages_are_never_cut_off() -> None:
     one = model()
     note = model_note(one, 32)
-    assert whole(blocks_page(shown([one, one], TALL)))
+    assert whole(blocks_page(shown([one, one], TALL)).pixels())
     images = [("a" * 90, image, shown([one], image).inputs[0].patches()) for image in (GREY, TALL) * 4]
     for foreground in (False, True):
-        assert whole(colors_page(images, LONG, note, foreground=foreground))
-        assert whole(colors_page(images[:1], LONG, note, foreground=foreground))
-    assert whole(similarity_page(images, [(5, 5), (59, 39)], (40, 60), note))
-    assert whole(similarity_page(images, [(5, 5)], (40, 60), note, stretch=True))
+        assert whole(colors_page(images, LONG, note, foreground=foreground).pixels())
+        assert whole(colors_page(images[:1], LONG, note, foreground=foreground).pixels())
+    assert whole(similarity_page(images, [(5, 5), (59, 39)], (40, 60), note).pixels())
+    assert whole(similarity_page(images, [(5, 5)], (40, 60), note, stretch=True).pixels())
     for by in ("attention", "pca"):
         page, mask = segment_page(shown([one]), by, -1, 0.6)
-        assert whole(page)
+        assert whole(page.pixels())
         assert mask.shape == (4, 6)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import cv2
@@ -9,18 +10,23 @@ import numpy as np
 import pytest
 import torch
 from matplotlib import pyplot
+from PIL import Image
 
 from dinoscope.errors import UserError
+from dinoscope.files import write_all
 from dinoscope.pictures import (
     MARGIN,
     OUTLINE,
     Row,
     Tile,
     fitted,
+    layout,
     mask_overlay,
     overlay,
     page,
+    page_files,
     page_width,
+    scale_of,
     write_png,
 )
 from dinoscope.report.pages import attention_panel
@@ -82,7 +88,7 @@ def test_fitted(height: int, width: int, expected: tuple[int, int]) -> None:
 def test_a_panel_is_never_cut_off(heads: int, size: tuple[int, int]) -> None:
     image = np.full((*size, 3), 120, np.uint8)
     name = "a_very_long_name_" * 20 + "$1.jpg"
-    panel = attention_panel(image, torch.rand(heads, 4, 6), 0.6, name, "run: vit_tiny_patch16_224")
+    panel = attention_panel(image, torch.rand(heads, 4, 6), 0.6, name, "run: vit_tiny_patch16_224").pixels()
     assert panel.dtype == np.uint8
     edge = MARGIN // 4
     assert all(map(is_white, (panel[:edge], panel[-edge:], panel[:, : MARGIN - 2], panel[:, 2 - MARGIN :])))
@@ -119,6 +125,51 @@ def test_png_is_written_whole(tmp_path: Path) -> None:
     write_png(path, GREY)
     assert np.array_equal(cv2.imread(str(path)), GREY)
     assert list(tmp_path.iterdir()) == [path]
+
+
+def test_a_page_for_print_is_the_page_of_the_screen_with_more_pixels() -> None:
+    """At 300 dots an inch a page is 7.2 inches wide; the image shows what the screen has no pixels for."""
+    stripes = np.tile(np.array([[[0], [255]]], np.uint8), (600, 300, 3))  # each a pixel wide
+    maps = torch.rand(3, 4, 6)
+    screen = attention_panel(stripes, maps, 0.6, "name", "note")
+    printed = attention_panel(stripes, maps, 0.6, "name", "note", dpi=300)
+    small, large = screen.pixels(), printed.pixels()
+    assert (small.shape[1], large.shape[1]) == (1198, 2160)
+    assert large.shape[0] / small.shape[0] == pytest.approx(2160 / 1198, abs=0.01)
+    headings = [page[: round(0.05 * page.shape[1]), : page.shape[1] // 2].min(axis=2) < 128 for page in (small, large)]
+    sizes = [np.ptp(np.nonzero(heading), axis=1) / heading.shape[1] for heading in headings]
+    assert sizes[0] == pytest.approx(sizes[1], rel=0.05, abs=2 / 1198)  # height and width of the letters
+    top, left = (round(160 / 1198 * 2160), round((MARGIN + 60) / 1198 * 2160))
+    assert np.ptp(large[top, left : left + 100, 0].astype(int)) > 200
+    assert np.ptp(small[160, MARGIN + 60 : MARGIN + 120, 0].astype(int)) < 150
+
+
+def test_files_of_a_page_for_print(tmp_path: Path) -> None:
+    def sheet(dpi: int | None) -> list[Path]:
+        width = round(80 * scale_of(dpi))
+        row = Row([Tile(np.full((100, width, 3), 90, np.uint8), "letters")], 80)
+        return write_all(tmp_path, page_files("x", layout([row], "título", dpi=dpi)))
+
+    for dpi in (300, 600):
+        assert [file.name for file in sheet(dpi)] == ["x.png", "x.pdf"]
+        with Image.open(tmp_path / "x.png") as image:
+            assert image.info["dpi"] == pytest.approx((dpi, dpi), abs=0.02)
+            assert image.width / dpi == pytest.approx(7.2, abs=0.01)
+        pdf = (tmp_path / "x.pdf").read_bytes().replace(b"\n", b" ")
+        box = re.search(rb"/MediaBox \[ 0 0 ([\d.]+) ", pdf)
+        assert box is not None
+        assert float(box[1]) / 72 == pytest.approx(7.2, abs=0.01)
+        assert b"/FontFile2" in pdf  # letters, with their font
+        assert b"/Width %d " % round(80 * scale_of(dpi)) in pdf  # the picture, with all its pixels
+    assert [file.name for file in sheet(None)] == ["x.png"]
+    assert not (tmp_path / "x.pdf").exists()  # no PDF of what was before
+    assert "dpi" not in Image.open(tmp_path / "x.png").info
+
+
+@pytest.mark.parametrize("dpi", [0, 71, 601])
+def test_dots_an_inch_out_of_range_are_refused(dpi: int) -> None:
+    with pytest.raises(UserError, match=f"72 to 600, not {dpi}"):
+        layout([Row([Tile(GREY)], 60)], dpi=dpi)
 
 
 def test_no_figure_stays_in_pyplot() -> None:

@@ -25,14 +25,14 @@ from dinoscope.errors import UserError
 from dinoscope.evaluation import EVALUATIONS, base
 from dinoscope.evaluation.base import Evaluation, Labelled
 from dinoscope.evaluation.results import plain, to_json
-from dinoscope.files import claim, mark, write_all
+from dinoscope.files import claim, write_all
 from dinoscope.model_names import load_models
-from dinoscope.pictures import write_png
+from dinoscope.pictures import page_files, scale_of
 from dinoscope.report.charts import figure_files, line_chart
 from dinoscope.report.tables import csv_text, latex, markdown
 from dinoscope.tables import Table
 
-_PAGE = re.compile(r"pictures-\d{2,}\.png")
+_PAGE = re.compile(r"pictures-\d{2,}\.(png|pdf)")
 
 DATA = {
     "labels": "Folder, archive or list with train/CLASS/... and val/CLASS/..., or only CLASS/...",
@@ -46,6 +46,7 @@ DATA = {
 OUTPUT: tuple[tuple[str, Any, Any, str], ...] = (
     ("out", Path | None, None, "Folder for table.md, NAME.tex, NAME.json, NAME.csv (each item), charts and pictures."),
     ("pictures", int, 0, "With --out: so many of the best and of the worst items in pictures-01.png and so on."),
+    ("dpi", int | None, None, "With --pictures: draw them for print, such as with 300 dots an inch; also as PDF."),
     ("published", bool, False, "Add published figures to the table."),
     ("overwrite", bool, False, "Replace what is in --out."),
     ("json", bool, False, "Print JSON instead of tables."),
@@ -61,7 +62,7 @@ def command(evaluation: Evaluation) -> Command:
     extraction = DeviceOptions if evaluation.uses == ("device",) else extraction
     shared = {"no_cache" if name == "cached" else name for name in evaluation.uses}
     every = {setting.name for kind in (evaluation.config, extraction) for setting in fields(kind)}
-    unfit = {"pictures": evaluation.examples is None, "published": evaluation.tables is None}
+    unfit = {"published": evaluation.tables is None, **dict.fromkeys(("pictures", "dpi"), evaluation.examples is None)}
     unfit["data"] = evaluation.needs == "nothing"
     hidden = every - own - shared | {name for name, is_unfit in unfit.items() if is_unfit}
     options = make_dataclass(
@@ -86,9 +87,10 @@ def run(evaluation: Evaluation, options: Any) -> None:
         raise UserError(f"--pictures must be 0 or more, not {pictures}")
     if pictures and out is None:
         raise UserError("--pictures needs a folder to go to: add --out")
+    scale_of(options.dpi)  # refused before anything is measured
     pages: list[str] = []
     if out is not None:
-        pages = [path.name for path in out.glob("pictures-*.png") if _PAGE.fullmatch(path.name)]
+        pages = [path.name for path in out.glob("pictures-*.*") if _PAGE.fullmatch(path.name)]
         names = ["table.md", f"{evaluation.name}.json", f"{evaluation.name}.tex", *_csv_names(evaluation), *pages]
         claim(out, names, overwrite=options.overwrite)
     context = options.extraction.context(out=out, overwrite=options.overwrite)
@@ -106,12 +108,11 @@ def run(evaluation: Evaluation, options: Any) -> None:
     json = to_json(results[0]) if is_plain else _json(evaluation, labelled)
     if out is not None:
         written = write_all(out, _files(evaluation, labelled, tables, json))
-        sheets = evaluation.examples(results, models, pictures, context) if pictures and evaluation.examples else []
+        draw = evaluation.examples if pictures else None
+        sheets = [] if draw is None else draw(results, models, pictures, context, options.dpi)
         write_all(out, dict.fromkeys(pages).items())  # those of an earlier, longer series go
-        mark(out, [f"{sheet.name}.png" for sheet in sheets])
         for sheet in sheets:
-            write_png(out / f"{sheet.name}.png", sheet.pixels(note=sheet.caption))
-            written.append(out / f"{sheet.name}.png")
+            written += write_all(out, page_files(sheet.name, sheet.page(note=sheet.caption)))
         lines.append(f"written to {out}: {', '.join(dict.fromkeys(path.name for path in written))}")
     if options.json:
         print(json, end="")

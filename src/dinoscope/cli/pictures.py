@@ -26,9 +26,19 @@ from dinoscope.errors import UserError, lookup
 from dinoscope.explain.attention import map_masks, mean_and_heads, network_input
 from dinoscope.explain.embedding import TITLES, EmbeddingMap, described, embedding_map
 from dinoscope.explain.maps import MAPS, count_maps, map_title
-from dinoscope.files import claim, claim_file, mark, unique_names
+from dinoscope.files import claim, claim_file, mark, unique_names, write_all
 from dinoscope.model_names import Model, load_model, load_models
-from dinoscope.pictures import PAGE_WIDTH, fitted, mask_overlay, overlay, write_png
+from dinoscope.pictures import (
+    PAGE_WIDTH,
+    Page,
+    fitted,
+    mask_overlay,
+    overlay,
+    page_files,
+    page_names,
+    scale_of,
+    write_png,
+)
 from dinoscope.report import maps, pages
 from dinoscope.report.films import FILM_SUFFIXES, write_colors_film
 from dinoscope.report.pages import ModelInput, Shown
@@ -53,6 +63,10 @@ class PictureOptions:
     limit: int = 16
     """Images taken from each folder, evenly spaced."""
 
+    dpi: int | None = None
+    """Draw pages for print, not for the screen: so many dots an inch, such as 300, at a width of 7.2 inches. Each is
+    also written as a PDF."""
+
     overwrite: bool = False
     """Replace pictures that are already there."""
 
@@ -71,6 +85,7 @@ class Drawing:
     """
 
     def __init__(self, options: PictureOptions, images: Sequence[Path], names: Sequence[str | Model]) -> None:
+        self.dpi, self._scale = options.dpi, scale_of(options.dpi)
         self.options, self.files = options, find_files(images, options.limit)
         device, self.faults = pick_device(options.device), list[str]()
         self.models = load_models(names, progress_bar)
@@ -110,34 +125,42 @@ class Drawing:
 
     def look_at_all(self) -> Iterator[tuple[int, tuple[int, int], pages.ImageFeatures]]:
         """Yield for each image its place, its size, and its name, pixels and features for one page of all images."""
+        width = round(PAGE_WIDTH // 2 * self._scale)
         for index, shown in self.look("looking at images"):
             # no larger than it is shown, because the page holds all of them
-            yield index, shown.size, (shown.name, fitted(shown.image, PAGE_WIDTH // 2), shown.inputs[0].patches())
+            yield index, shown.size, (shown.name, fitted(shown.image, width), shown.inputs[0].patches())
 
     def claim(self, out: Path, names: Sequence[str]) -> None:
         """Make the output folder and note that these pictures are no data. Raises UserError if some are there."""
         claim(out, names, overwrite=self.options.overwrite)
-        mark(out, names)
+        mark(out, [name for name in names if name.endswith(".png")])
 
     def draw_each(
         self,
         out: Path,
-        kinds: Sequence[str],
-        draw: Callable[[Shown], Iterable[Picture]],
+        kind: str,
+        draw: Callable[[Shown], Iterable[Page | Picture]],
         doing: str,
         masks: MaskedImages | None = None,
+        *,
+        pictures: Sequence[str] = (),
     ) -> None:
-        """Draw OUT/NAME_KIND.png of each file, and report what could not be drawn.
+        """Draw the page OUT/NAME_KIND.png of each file, and pictures, and report what could not be drawn.
 
-        draw: makes the pictures of an image in the order of `kinds`.
+        draw: makes the page of an image, then its pictures, of the kinds `pictures`.
 
-        Raises UserError if none could be drawn, or pictures are in the way or cannot be written.
+        Raises UserError if none could be drawn, or files are in the way or cannot be written.
         """
         names, drawn = unique_names(map(picture_name, self.files)), 0
-        self.claim(out, [f"{name}_{kind}.png" for name in names for kind in kinds])
+        files = [file for name in names for file in page_names(f"{name}_{kind}")]
+        self.claim(out, files + [f"{name}_{other}.png" for name in names for other in pictures])
         for index, shown in self.look(doing, masks):
-            for kind, picture in zip(kinds, list(draw(shown)), strict=True):
-                write_png(out / f"{names[index]}_{kind}.png", picture)
+            for other, drawing in zip((kind, *pictures), list(draw(shown)), strict=True):
+                name = f"{names[index]}_{other}"
+                if isinstance(drawing, Page):
+                    write_all(out, page_files(name, drawing))
+                else:
+                    write_png(out / f"{name}.png", drawing)
             drawn += 1
         if not drawn:
             raise UserError("no image could be drawn: " + "; ".join(self.faults))
@@ -233,32 +256,32 @@ def attention(
         raise UserError("--separate is for one model and one block, without --masks")
     if block == "all" and (map != "attention" or masked is not None):
         raise UserError("--block all is for --map attention, without --masks")
-    kinds, scores = ["blocks" if block == "all" else "compared" if several else map], list[list[float]]()
+    kind, scores = "blocks" if block == "all" else "compared" if several else map, list[list[float]]()
+    separated: list[str] = []
     if separate:
         heads = [f"head{head}" for head in range(count_maps(map, drawing.models[0].backbone))]
-        kinds += [kind for head in ["mean", *heads] for kind in (head, f"{head}_mask")]
+        separated = [name for head in ["mean", *heads] for name in (head, f"{head}_mask")]
 
-    def draw(shown: Shown) -> Iterator[Picture]:
+    def draw(shown: Shown) -> Iterator[Page | Picture]:
         if block == "all":
-            yield pages.blocks_page(shown)
+            yield pages.blocks_page(shown, dpi=drawing.dpi)
         elif several:
-            page, jaccards = pages.comparison_page(shown, map, block, mass)
+            page, jaccards = pages.comparison_page(shown, map, block, mass, dpi=drawing.dpi)
             scores.extend([jaccards] if jaccards else [])
             yield page
         else:
             (given,) = shown.inputs
             found = given.maps(map, block)
             note = drawing.note + ("" if block == -1 else f", block {block}")
-            yield pages.attention_panel(
-                shown.image, found, mass, shown.name, note, map_title(map, given.model.backbone)
-            )
+            title = map_title(map, given.model.backbone)
+            yield pages.attention_panel(shown.image, found, mass, shown.name, note, title, dpi=drawing.dpi)
             if separate:
                 every = mean_and_heads(found[None])[0]
                 for values, mask in zip(every.numpy(), map_masks(every, mass).numpy(), strict=True):
                     yield overlay(shown.image, values)
                     yield mask_overlay(shown.image, mask)
 
-    drawing.draw_each(out, kinds, draw, "drawing attention", masked)
+    drawing.draw_each(out, kind, draw, "drawing attention", masked, pictures=separated)
     if scores:
         of_models = zip(drawing.models, zip(*scores, strict=True), strict=True)
         metrics = [Metric(each.label, 100 * float(np.mean(values))) for each, values in of_models]
@@ -300,19 +323,20 @@ def pca(
         raise UserError(f"{video} is a video: --out names the film to write, and must end in .mp4 or .gif")
     drawing = Drawing(options, images, [model])
 
-    def draw(shown: Shown) -> Iterator[Picture]:
+    def draw(shown: Shown) -> Iterator[Page]:
         image = (shown.name, shown.image, shown.inputs[0].patches())
-        yield pages.colors_page([image], shown.name, drawing.note, foreground=foreground)
+        yield pages.colors_page([image], shown.name, drawing.note, foreground=foreground, dpi=drawing.dpi)
 
     if not joint:
-        drawing.draw_each(out, ["pca"], draw, "drawing components")
+        drawing.draw_each(out, "pca", draw, "drawing components")
         return
-    drawing.claim(out, ["joint_pca.png"])
+    drawing.claim(out, page_names("joint_pca"))
     seen = [image for *_, image in drawing.look_at_all()]
     if len(seen) < 2:
         raise UserError("; ".join(["--joint needs at least two images that can be read", *drawing.faults]))
     title = f"{len(seen)} images, analysed jointly"
-    write_png(out / "joint_pca.png", pages.colors_page(seen, title, drawing.note, foreground=foreground))
+    page = pages.colors_page(seen, title, drawing.note, foreground=foreground, dpi=drawing.dpi)
+    write_all(out, page_files("joint_pca", page))
     drawing.report(1, out)
 
 
@@ -364,14 +388,16 @@ def similarity(
     if images and images[0].is_dir():
         raise UserError(f"{images[0]} is a folder: the first image is the one in which the points lie")
     drawing = Drawing(options, images, [model])
-    name = f"{picture_name(drawing.files[0])}_similarity.png"
-    drawing.claim(out, [name])
+    name = f"{picture_name(drawing.files[0])}_similarity"
+    drawing.claim(out, page_names(name))
     seen = drawing.look_at_all()
     place, size, first = next(seen, (None, (0, 0), None))
     if place != 0 or first is None:
         raise UserError("the first image must be readable: " + "; ".join(drawing.faults))
     others = [image for *_, image in seen]
-    write_png(out / name, pages.similarity_page([first, *others], points, size, drawing.note, stretch=stretch))
+    seen_images, note, dpi = [first, *others], drawing.note, drawing.dpi
+    page = pages.similarity_page(seen_images, points, size, note, stretch=stretch, dpi=dpi)
+    write_all(out, page_files(name, page))
     drawing.report(1, out)
 
 
@@ -400,16 +426,15 @@ def segment(
     lookup("way to segment", by, {**dict.fromkeys(MAPS), "pca": None})
     drawing = Drawing(options, images, [model])
 
-    def draw(shown: Shown) -> Iterator[Picture]:
-        page, mask = pages.segment_page(shown, by, block, mass)
+    def draw(shown: Shown) -> Iterator[Page | Picture]:
+        page, mask = pages.segment_page(shown, by, block, mass, dpi=drawing.dpi)
         inside = F.interpolate(mask[None, None].float(), shown.size, mode="nearest-exact")[0, 0]
         alpha = (255 * inside).numpy().astype(np.uint8)
-        yield from (alpha, page)
+        yield from (page, alpha)
         if cutout:
             yield np.dstack([shown.image, alpha])
 
-    kinds = ["mask", "segment", *(["cutout"] if cutout else [])]
-    drawing.draw_each(out, kinds, draw, "segmenting")
+    drawing.draw_each(out, "segment", draw, "segmenting", pictures=["mask", *(["cutout"] if cutout else [])])
 
 
 def draw_map(
@@ -420,6 +445,7 @@ def draw_map(
     limit: int = 600,
     seed: int = 0,
     points: bool = False,
+    dpi: int | None = None,
     overwrite: bool = False,
     extraction: tyro.conf.OmitArgPrefixes[ExtractionOptions] = EXTRACTION,
 ) -> None:
@@ -436,13 +462,16 @@ def draw_map(
         limit: At most so many images, evenly spaced, the classes alike.
         seed: Seed of t-SNE and UMAP.
         points: One model: points too instead of thumbnails.
+        dpi: Draw for print with so many dots an inch, such as 300, at a width of 7.2 inches, and also as a PDF.
         overwrite: Replace the file if there is one.
     """
     if limit < 2:
         raise UserError(f"--limit must be at least 2, not {limit}")
     if out.suffix.lower() != ".png":
         raise UserError(f"--out {out}: the picture is a PNG, so the name must end in .png")
-    claim_file(out, overwrite=overwrite)
+    scale_of(dpi)  # refused before the images are read
+    for file in (out, out.with_suffix(".pdf")):
+        claim_file(file, overwrite=overwrite)
     found = find_images(data, splits=True)
     folder = balanced(found, limit)
     models, context = load_models(model, progress_bar), extraction.context()
@@ -460,16 +489,16 @@ def draw_map(
     if len(models) > 1 or points:
         details = ["" if one.kept is None else f"{one.kept:.0%} of neighbours kept" for _, one in made]
         panels = [(label, detail, one.points) for (label, one), detail in zip(made, details, strict=True)]
-        picture = maps.points_page(panels, labelling)
+        page = maps.points_page(panels, labelling, dpi=dpi)
     else:
         window = models[0].backbone.config.window
         place = {key: position for position, key in enumerate(folder.keys)}
-        images = [maps.thumbnail(folder.read(place[path]).rgb(window)) for path in paths]
+        images = [maps.thumbnail(folder.read(place[path]).rgb(window), dpi) for path in paths]
         title = f"{models[0].label}, {data.resolve().name}"
-        picture, fitting = maps.thumbnails_page(made[0][1].points, images, labelling, title, TITLES[method])
+        page, fitting = maps.thumbnails_page(made[0][1].points, images, labelling, title, TITLES[method], dpi=dpi)
         room = "" if fitting == len(paths) else f", {fitting} of them with room for a thumbnail"
-    mark(out.parent, [out.name])
-    write_png(out, picture)
+    (_, png), (pdf_name, pdf) = page_files(out.stem, page)
+    write_all(out.parent, [(out.name, png), (pdf_name, pdf)])
     stdout(f"{out}: {len(paths)} of {len(found)} images{room}")
     for label, one in made:
         stdout(f"{label}: {described(one)}")

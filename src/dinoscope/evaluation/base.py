@@ -235,8 +235,9 @@ class Evaluation:
     file_name: the name under which a result is kept, from its settings and protocol.
     tables: results of several models under one protocol as tables, with published figures in the first if asked for.
     charts: the same as curves.
-    examples: sheets of the best and the worst items (`ends` of each) for results of these models; empty if nothing
-        was kept to draw. Raises UserError if the data are not there any more.
+    examples: sheets of the best and the worst items (`ends` of each) for results of these models, for the screen or,
+        with so many dots an inch, for print; empty if nothing was kept to draw. Raises UserError if the data are not
+        there any more.
     csv: header and rows of a file of single figures; None takes the items (`items_csv`).
     earlier_csv: what that file was called in version 0.1; it is written under both names for one release.
     """
@@ -260,7 +261,7 @@ class Evaluation:
     file_name: Callable[[Any, Mapping[str, Any]], str] | None = None
     tables: Callable[[Labelled, bool], list[Table]] | None = None
     charts: Callable[[Labelled], list[LineChart]] | None = None
-    examples: Callable[[Sequence[Result], Sequence[Model], int, Context], list[Sheet]] | None = None
+    examples: Callable[[Sequence[Result], Sequence[Model], int, Context, int | None], list[Sheet]] | None = None
     csv: Callable[[Labelled], tuple[Sequence[str], Sequence[Sequence[str]]]] | None = None
     earlier_csv: str = ""
 

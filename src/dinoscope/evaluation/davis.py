@@ -41,7 +41,7 @@ from dinoscope.evaluation.statistics import BootstrapConfig, interval_kind, inte
 from dinoscope.files import mark, replacing, write_text
 from dinoscope.model_names import Model, distinct, folder_names
 from dinoscope.objects import objects_overlay
-from dinoscope.pictures import Pixels, Sheet, Tile, fitted
+from dinoscope.pictures import Pixels, Sheet, Tile, fitted, sheet_tile
 from dinoscope.tables import Column, Section, Table, TableRow
 from dinoscope.types import Items, Metric, Result
 from dinoscope.videos import video_writer, write_mask
@@ -694,7 +694,9 @@ def object_rows(results: Labelled) -> list[tuple[str, ...]]:
 # Best and worst
 
 
-def examples(results: Sequence[Result], models: Sequence[Model], ends: int, context: Context) -> list[Sheet]:
+def examples(
+    results: Sequence[Result], models: Sequence[Model], ends: int, context: Context, dpi: int | None = None
+) -> list[Sheet]:
     """Return sheets of the best and the worst sequence, from the masks that were kept; empty if none were.
 
     Raises UserError if the videos are not there any more, or what was kept is damaged.
@@ -713,8 +715,10 @@ def examples(results: Sequence[Result], models: Sequence[Model], ends: int, cont
         whose = "" if len(results) == 1 else ", mean of the models"
         caption = f"{rank}, {name}: J&F {mean:.1f} %{whose}. Frames a third in, two thirds in, and the last."
         for begin in range(0, len(kept), base.ABREAST):
-            rows = _frame_rows(sequence, models[0].backbone.config.window, kept[begin : begin + base.ABREAST])
-            sheets += [Sheet(f"pictures-{len(sheets) + 1:02d}", tuple(rows), caption)] if rows else []
+            rows = _frame_rows(
+                sequence, models[0].backbone.config.window, kept[begin : begin + base.ABREAST], sheet_tile(dpi)
+            )
+            sheets += [Sheet(f"pictures-{len(sheets) + 1:02d}", tuple(rows), caption, dpi)] if rows else []
     return sheets
 
 
@@ -727,7 +731,7 @@ def _frames_of(model: Model, result: Result) -> Frames:
 
 
 def _frame_rows(
-    sequence: DavisSequence, window: Window | None, kept: Sequence[tuple[str, Frames]]
+    sequence: DavisSequence, window: Window | None, kept: Sequence[tuple[str, Frames]], width: int
 ) -> list[tuple[Tile, ...]]:
     """Return the annotated frames of which all of these models have a mask: the ground truth, then each model."""
     rows: list[tuple[Tile, ...]] = []
@@ -738,7 +742,7 @@ def _frame_rows(
         if len(masks) < len(kept) or (ground_truth := sequence.mask(number)) is None:
             continue
         image = sequence.image(number, window)
-        ground = fitted(image, 300)  # before the objects are drawn, so that their numbers can be read
+        ground = fitted(image, width)  # before the objects are drawn, so that their numbers can be read
 
         def drawn(mask: Mask, ground: Pixels = ground) -> Pixels:
             return objects_overlay(ground, cv2.resize(mask, ground.shape[1::-1], interpolation=cv2.INTER_NEAREST_EXACT))

@@ -51,7 +51,7 @@ from dinoscope.explain.attention import MAX_PATCHES, mass_masks, mean_and_heads,
 from dinoscope.explain.maps import MAPS, TITLES
 from dinoscope.files import claim, mark
 from dinoscope.model_names import Model, folder_names
-from dinoscope.pictures import Sheet, Tile, fitted, ground_truth_overlay, tinted, write_png
+from dinoscope.pictures import Sheet, Tile, fitted, ground_truth_overlay, sheet_tile, tinted, write_png
 from dinoscope.system import autocast, available_cores
 from dinoscope.tables import Column, Line, LineChart, LinePanel, Section, Table, TableRow
 from dinoscope.text import figure
@@ -846,7 +846,9 @@ def charts(results: Labelled) -> list[LineChart]:
 # Best and worst
 
 
-def examples(results: Sequence[Result], models: Sequence[Model], ends: int, context: Context) -> list[Sheet]:
+def examples(
+    results: Sequence[Result], models: Sequence[Model], ends: int, context: Context, dpi: int | None = None
+) -> list[Sheet]:
     """Return sheets of the best and the worst images, their ground truth, and each model's mask, computed again.
 
     Raises UserError if the images are not there any more, or their masks' place was not kept.
@@ -893,7 +895,8 @@ def examples(results: Sequence[Result], models: Sequence[Model], ends: int, cont
         for index, item in enumerate(images.names):
             if item not in scores:
                 continue
-            picture = fitted(decode(images.images[index], window=part[0].backbone.config.window), 300)
+            decoded = decode(images.images[index], window=part[0].backbone.config.window)
+            picture = fitted(decoded, sheet_tile(dpi))
             ground_truth = images.classes(index)
             values = [str(value) for value in np.unique(ground_truth) if value not in (BACKGROUND, VOID)]
             classes = f"class{'es' * (len(values) > 1)} {', '.join(values)}"
@@ -901,7 +904,7 @@ def examples(results: Sequence[Result], models: Sequence[Model], ends: int, cont
             for model, own, score in zip(part, masks, scores[item], strict=True):
                 tiles.append(Tile(tinted(picture, own[item]), model.label, f"{score:.1f} %"))
             rows.append(tuple(tiles))
-        sheets.append(Sheet(f"pictures-{len(sheets) + 1:02d}", tuple(rows), caption))
+        sheets.append(Sheet(f"pictures-{len(sheets) + 1:02d}", tuple(rows), caption, dpi))
     return sheets
 
 

@@ -17,13 +17,15 @@ from dinoscope.pictures import (
     MARGIN,
     MAX_COLUMNS,
     PAGE_WIDTH,
+    Page,
     Pixels,
     Row,
     Tile,
     bands,
-    page,
+    layout,
     page_width,
     per_band,
+    scale_of,
     tile_width,
 )
 from dinoscope.types import FeatureBank
@@ -79,21 +81,26 @@ def image_colors(count: int, labelling: Labelling | None) -> UInt8[ndarray, "n 3
     return np.array([colors[label] for label in labelling.labels], np.uint8)
 
 
-def points_page(maps: Sequence[tuple[str, str, Float[ndarray, "n 2"]]], labelling: Labelling | None) -> Pixels:
+def points_page(
+    maps: Sequence[tuple[str, str, Float[ndarray, "n 2"]]], labelling: Labelling | None, *, dpi: int | None = None
+) -> Page:
     """Draw the same images on the maps of several models, given as title, detail and points; the classes below."""
     per_row = per_band(len(maps), MAX_COLUMNS // 2)
     width = tile_width(max(2, per_row))
     colors = image_colors(len(maps[0][2]), labelling)
-    tiles = [[Tile(points_panel(points, colors, width), title, detail)] for title, detail, points in maps]
+    tiles = [
+        [Tile(points_panel(points, colors, width, scale_of(dpi)), title, detail)] for title, detail, points in maps
+    ]
     rows = bands(tiles, per_row, width)
-    return page([*rows, *_legend(labelling, page_width(per_row, width))], min_width=0)
+    return layout([*rows, *_legend(labelling, page_width(per_row, width), dpi)], min_width=0, dpi=dpi)
 
 
-def points_panel(points: Float[ndarray, "n 2"], colors: UInt8[ndarray, "n 3"], side: int) -> Pixels:
-    """Draw a square with a dot for each image; both axes have the same scale."""
+def points_panel(points: Float[ndarray, "n 2"], colors: UInt8[ndarray, "n 3"], side: int, scale: float = 1) -> Pixels:
+    """Draw a square with a dot for each image, `scale` times as large; both axes have the same scale."""
+    radius = float(np.clip(side / (2 * math.sqrt(len(points)) + 40), 2.5, 7)) * scale * _FINER
+    side = round(side * scale)
     large = side * _FINER
     canvas = np.full((large, large, 3), 255, np.uint8)
-    radius = float(np.clip(side / (2 * math.sqrt(len(points)) + 40), 2.5, 7)) * _FINER
     places = _fitted(points, (large, large), border=round(2.5 * radius))
     # in an order that no class decides, so that none lies above all others
     for index in np.random.default_rng(0).permutation(len(points)):
@@ -101,13 +108,13 @@ def points_panel(points: Float[ndarray, "n 2"], colors: UInt8[ndarray, "n 3"], s
         cv2.circle(canvas, centre, round(radius), (255, 255, 255), -1)
         cv2.circle(canvas, centre, round(0.8 * radius), tuple(int(value) for value in colors[index]), -1)
     small = cv2.resize(canvas, (side, side), interpolation=cv2.INTER_AREA)
-    return cv2.rectangle(small, (0, 0), (side - 1, side - 1), (225, 225, 225), 1)
+    return cv2.rectangle(small, (0, 0), (side - 1, side - 1), (225, 225, 225), max(1, round(scale)))
 
 
-def thumbnail(image: UInt8[ndarray, "h w 3"]) -> UInt8[ndarray, "_ _ 3"]:
+def thumbnail(image: UInt8[ndarray, "h w 3"], dpi: int | None = None) -> UInt8[ndarray, "_ _ 3"]:
     """Return all that `thumbnails_page` needs of an image, however large: its middle square, finer than it is drawn."""
     square = _middle(image)
-    side = min(len(square), 2 * _MAX_THUMBNAIL)
+    side = min(len(square), round(2 * _MAX_THUMBNAIL * max(1.0, scale_of(dpi) / 2)))
     return cv2.resize(square, (side, side), interpolation=cv2.INTER_AREA)
 
 
@@ -117,7 +124,9 @@ def thumbnails_page(
     labelling: Labelling | None,
     title: str = "",
     note: str = "",
-) -> tuple[Pixels, int]:
+    *,
+    dpi: int | None = None,
+) -> tuple[Page, int]:
     """Draw a map of thumbnails, framed in the colours of their classes if those can be named; return how many fit.
 
     None overlap: each is moved to the nearest free place, and left out if that is too far. title, note: set above.
@@ -128,18 +137,23 @@ def thumbnails_page(
     height = round(width * (_STEEPEST if steep else max(float(spans[1] / spans[0]), _FLATTEST)))
     side = round(np.clip(math.sqrt(_FILLED * width * height / len(points)), _MIN_THUMBNAIL, _MAX_THUMBNAIL))
     columns, rows = width // side, height // side
-    canvas = np.full((rows * side, width, 3), 255, np.uint8)
     cells = thumbnail_cells(_fitted(points, (columns, rows), border=0.5), (columns, rows))
-    frame = _FRAME if labelling is not None and labelling.can_be_named else 0
-    colors, inner = image_colors(len(points), labelling), side - 2 - 2 * frame
+    # from here on in the pixels of the page
+    scale = scale_of(dpi)
+    across, side, gap = round(width * scale), int(side * scale), round(scale)
+    canvas = np.full((rows * side, across, 3), 255, np.uint8)
+    frame = round(_FRAME * scale) if labelling is not None and labelling.can_be_named else 0
+    colors, place = image_colors(len(points), labelling), side - 2 * gap
+    inner = place - 2 * frame
     for index, (column, row) in cells.items():
         square = _middle(images[index])
         kind = cv2.INTER_AREA if len(square) > inner else cv2.INTER_CUBIC
-        top, left = row * side + 1, (width - columns * side) // 2 + column * side + 1
-        canvas[top : top + side - 2, left : left + side - 2] = colors[index]
+        top, left = row * side + gap, (across - columns * side) // 2 + column * side + gap
+        canvas[top : top + place, left : left + place] = colors[index]
         small = cv2.resize(square, (inner, inner), interpolation=kind)
         canvas[top + frame : top + frame + inner, left + frame : left + frame + inner] = small
-    return page([Row([Tile(canvas)], width), *_legend(labelling, PAGE_WIDTH)], title, note), len(cells)
+    rows_of = [Row([Tile(canvas)], width), *_legend(labelling, PAGE_WIDTH, dpi)]
+    return layout(rows_of, title, note, dpi=dpi), len(cells)
 
 
 def thumbnail_cells(places: Float[ndarray, "n 2"], size: tuple[int, int]) -> dict[int, tuple[int, int]]:
@@ -180,12 +194,13 @@ def _middle(image: UInt8[ndarray, "h w 3"]) -> UInt8[ndarray, "s s 3"]:
     return image[top : top + side, left : left + side]
 
 
-def _legend(labelling: Labelling | None, width: int) -> list[Row]:
+def _legend(labelling: Labelling | None, width: int, dpi: int | None) -> list[Row]:
     """Return the names of the classes, each over a bar of its colour, for a page of this width."""
     if labelling is None or not labelling.can_be_named:
         return []
     colors = labelling.colors
     per_row = per_band(len(colors), max(1, (width - 2 * MARGIN) // 110))
     side = min(tile_width(per_row, width), 180)
-    bars = [[Tile(np.full((8, side, 3), color, np.uint8), labelling.classes[label])] for label, color in colors.items()]
+    size = (round(8 * scale_of(dpi)), round(side * scale_of(dpi)), 3)
+    bars = [[Tile(np.full(size, color, np.uint8), labelling.classes[label])] for label, color in colors.items()]
     return bands(bars, per_row, side)

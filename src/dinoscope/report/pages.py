@@ -21,7 +21,7 @@ from dinoscope.explain.attention import attention_of_blocks, map_masks, mean_and
 from dinoscope.explain.maps import MAPS, map_title
 from dinoscope.model_names import Model
 from dinoscope.models.network import require_transformer
-from dinoscope.pictures import Pixels, Row, Tile, bands, fitted, mask_overlay, overlay, page, per_band
+from dinoscope.pictures import Page, Pixels, Row, Tile, bands, fitted, layout, mask_overlay, overlay, per_band, scale_of
 
 _MIN_TILE = 272  # four columns of a page; more columns make the page wider instead
 _MIN_COLUMN, _MAX_COLUMN, _COLUMNS_WIDTH = 150, 190, 1130  # of `maps_page`
@@ -96,31 +96,33 @@ def attention_panel(
     title: str = "",
     note: str = "",
     what: str = "attention",
-) -> Pixels:
+    *,
+    dpi: int | None = None,
+) -> Page:
     """Draw one image, the mean over its heads and the mask that holds `mass` of it, then every head with its mask.
 
     maps: of a kind of `explain.maps`. what: names the kind of a map that has no heads, such as "feature energy".
-    title, note: above the page, left and right.
+    title, note: above the page, left and right. dpi: dots an inch, for print; of all pages as of `pictures.layout`.
 
-    Raises UserError if mass is not in (0, 1].
+    Raises UserError if mass is not in (0, 1], or dpi is out of range.
     """
     every = mean_and_heads(maps[None])[0].float().cpu()
     (mean, *values), (whole, *masks) = every.numpy(), map_masks(every, mass).numpy()
     heads, rows, columns = maps.shape
     width = pictures.tile_width(3)
-    ground, name = fitted(image, width), f"mean of {heads} heads" if heads > 1 else what
+    ground, name = _ground(image, width, dpi), f"mean of {heads} heads" if heads > 1 else what
     map_tile = Tile(overlay(ground, mean), name, f"{columns} × {rows} patches")
     lines = [Row([_image_tile(image, ground), map_tile, _mask_tile(ground, whole, "mask")], width)]
     if heads > 1:
         per_row = per_band(heads)
         width = pictures.tile_width(max(3, per_row))
-        ground = fitted(image, width)
+        ground = _ground(image, width, dpi)
         of_heads = [
             (Tile(overlay(ground, value), f"head {head}", f"mask {mask.mean():.0%}"), Tile(mask_overlay(ground, mask)))
             for head, (value, mask) in enumerate(zip(values, masks, strict=True))
         ]
         lines += bands(of_heads, per_row, width)
-    return page(lines, title, note, pictures.mass_legend(mass, what))
+    return layout(lines, title, note, pictures.mass_legend(mass, what), dpi=dpi)
 
 
 @dataclass(frozen=True)
@@ -132,7 +134,7 @@ class MapColumn:
     maps: Sequence[Float[ndarray, "_ _"]]
 
 
-def maps_page(images: Sequence[UInt8[ndarray, "_ _ 3"]], columns: Sequence[MapColumn], text: str) -> Pixels:
+def maps_page(images: Sequence[UInt8[ndarray, "_ _ 3"]], columns: Sequence[MapColumn], text: str) -> Page:
     """Set each image next to its maps, in bands of at most six columns. text: at the right of the legend."""
     per_row = per_band(len(columns))
     width = int(np.clip(_COLUMNS_WIDTH // (1 + per_row) - pictures.GAP, _MIN_COLUMN, _MAX_COLUMN))
@@ -143,10 +145,12 @@ def maps_page(images: Sequence[UInt8[ndarray, "_ _ 3"]], columns: Sequence[MapCo
         drawn = zip(grounds, column.maps, texts, strict=True)
         tiles.append([Tile(overlay(ground, values), *text) for ground, values, text in drawn])
     first = [Tile(ground, "" if place else "image") for place, ground in enumerate(grounds)]
-    return page(bands(tiles, per_row, width, first), legend=pictures.overlay_legend(text), min_width=0)
+    return layout(bands(tiles, per_row, width, first), legend=pictures.overlay_legend(text), min_width=0)
 
 
-def comparison_page(shown: Shown, kind: str, block: int, mass: float) -> tuple[Pixels, list[float] | None]:
+def comparison_page(
+    shown: Shown, kind: str, block: int, mass: float, *, dpi: int | None = None
+) -> tuple[Page, list[float] | None]:
     """Set the image next to each model's mean map, and the true mask, if there is one, next to their masks below.
 
     Returns the page and each mask's Jaccard, 0 to 1, without void pixels; None if there is no object.
@@ -155,7 +159,7 @@ def comparison_page(shown: Shown, kind: str, block: int, mass: float) -> tuple[P
     """
     per_row = per_band(len(shown.inputs), pictures.MAX_COLUMNS - 1)
     width = _tile_width(1 + per_row)
-    ground, objects = fitted(shown.image, width), None if shown.mask is None else object_pixels(shown.mask)
+    ground, objects = _ground(shown.image, width, dpi), None if shown.mask is None else object_pixels(shown.mask)
     below = Tile(np.full_like(ground, 255)) if objects is None else _mask_tile(ground, objects, "ground truth")
     kinds = [map_title(kind, given.model.backbone) for given in shown.inputs]
     alike = len(set(kinds)) == 1
@@ -173,11 +177,11 @@ def comparison_page(shown: Shown, kind: str, block: int, mass: float) -> tuple[P
     rows = bands(columns, per_row, width, (Tile(ground, "image"), below))
     where = "the last block" if block == -1 else f"block {block}"
     note = f"{'rollout to ' * (kind == 'rollout')}{where}, {shown.sizes}"
-    drawn = page(rows, shown.name, note, pictures.mass_legend(mass, kinds[0] if alike else "map"))
+    drawn = layout(rows, shown.name, note, pictures.mass_legend(mass, kinds[0] if alike else "map"), dpi=dpi)
     return drawn, scores or None
 
 
-def blocks_page(shown: Shown) -> Pixels:
+def blocks_page(shown: Shown, *, dpi: int | None = None) -> Page:
     """Draw the image, then the mean attention in every block of each model. Raises UserError as `ModelInput` does."""
     alone = shown.inputs[0] if len(shown.inputs) == 1 else None
     rows: list[Row] = []
@@ -185,12 +189,12 @@ def blocks_page(shown: Shown) -> Pixels:
         maps = given.maps_of_blocks()
         per_row = per_band(1 + len(maps))
         width = _tile_width(per_row)
-        ground = fitted(shown.image, width)
+        ground = _ground(shown.image, width, dpi)
         tiles = [Tile(ground, given.model.label if alone is None else "image")]
         tiles += [Tile(overlay(ground, mean.numpy()), f"block {block}") for block, mean in enumerate(maps)]
         rows += bands([[tile] for tile in tiles], per_row, width)
     note = shown.sizes if alone is None else model_note(alone.model, alone.size)
-    return page(rows, shown.name, note, pictures.overlay_legend("mean over the heads of each block"))
+    return layout(rows, shown.name, note, pictures.overlay_legend("mean over the heads of each block"), dpi=dpi)
 
 
 def colors_page(
@@ -199,7 +203,8 @@ def colors_page(
     note: str,
     *,
     foreground: bool = False,
-) -> Pixels:
+    dpi: int | None = None,
+) -> Page:
     """Colour the patches of images (name, pixels, features) jointly by three principal components.
 
     Foreground and colours are drawn below each image, or next to a single one.
@@ -210,7 +215,7 @@ def colors_page(
     width = pictures.tile_width(3 if foreground else 2) if alone else _tile_width(per_row)
     columns: list[list[Tile]] = []
     for (name, image, _), colored in zip(images, found, strict=True):
-        ground, (rows, columns_of, _) = fitted(image, width), colored.colors.shape
+        ground, (rows, columns_of, _) = _ground(image, width, dpi), colored.colors.shape
         tiles = [Tile(ground, "image" if alone else name)]
         if foreground:
             tiles.append(_mask_tile(ground, colored.foreground.numpy(), "foreground", ""))
@@ -219,7 +224,7 @@ def colors_page(
     lines = [Row(columns[0], width)] if alone else bands(columns, per_row, width)
     text = f"red, green, blue: the first three principal components, {found[0].share:.0%} of the variance"
     swatches = np.repeat(np.array([[(255, 0, 0), (0, 160, 0), (0, 0, 255)]], np.uint8), 16, axis=1).repeat(12, axis=0)
-    return page(lines, title, note, pictures.Legend(swatches, "", "", text))
+    return layout(lines, title, note, pictures.Legend(swatches, "", "", text), dpi=dpi)
 
 
 def similarity_page(
@@ -229,7 +234,8 @@ def similarity_page(
     note: str,
     *,
     stretch: bool = False,
-) -> Pixels:
+    dpi: int | None = None,
+) -> Page:
     """Draw, for each point, the first image with the point, then the cosines of its patch in every image.
 
     images: names, pixels and features. points: (x, y) in the first image when its (height, width) is `size`, though
@@ -245,11 +251,15 @@ def similarity_page(
     cosines = [patches.similarity_maps(queries, of_image) for *_, of_image in images]
     per_row = per_band(1 + len(images))
     width = _tile_width(per_row)
-    grounds = [fitted(image, width) for _, image, _ in images]
+    grounds = [_ground(image, width, dpi) for _, image, _ in images]
     rows: list[Row] = []
     for number, (point, patch) in enumerate(zip(points, chosen, strict=True)):
         mark = partial(
-            pictures.marked, point=point, box=patches.patch_box(patch, size, grid), scale=grounds[0].shape[1] / size[1]
+            pictures.marked,
+            point=point,
+            box=patches.patch_box(patch, size, grid),
+            scale=grounds[0].shape[1] / size[1],
+            stroke=scale_of(dpi),
         )
         of_point = [maps[number] for maps in cosines]
         shown = patches.stretched(of_point) if stretch else of_point
@@ -261,16 +271,18 @@ def similarity_page(
         rows += bands([[tile] for tile in tiles], per_row, width)
     text = "cosine of the patch's features with those of every other patch"
     ends = ("lowest in the row", "highest in the row") if stretch else ("0 or less", "1")
-    return page(rows, f"patches of {title}", note, pictures.overlay_legend(text, *ends))
+    return layout(rows, f"patches of {title}", note, pictures.overlay_legend(text, *ends), dpi=dpi)
 
 
-def segment_page(shown: Shown, by: str, block: int, mass: float) -> tuple[Pixels, Bool[Tensor, "rows columns"]]:
+def segment_page(
+    shown: Shown, by: str, block: int, mass: float, *, dpi: int | None = None
+) -> tuple[Page, Bool[Tensor, "rows columns"]]:
     """Draw the image, what its foreground was made from, and the foreground, which is returned too.
 
     by: "pca", or a kind of map, of which the foreground holds `mass`. Raises UserError as `ModelInput` does.
     """
     width = pictures.tile_width(3)
-    ground, given = fitted(shown.image, width), shown.inputs[0]
+    ground, given = _ground(shown.image, width, dpi), shown.inputs[0]
     if by == "pca":
         found = patches.patch_colors([given.patches()], foreground=True)[0]
         mask, what, legend = found.foreground, "principal components", None
@@ -284,12 +296,17 @@ def segment_page(shown: Shown, by: str, block: int, mass: float) -> tuple[Pixels
         Tile(middle, what, f"{mask.shape[1]} × {mask.shape[0]} patches"),
         _mask_tile(ground, mask.numpy(), "foreground"),
     ]
-    return page([Row(tiles, width)], shown.name, model_note(given.model, given.size), legend), mask
+    return layout([Row(tiles, width)], shown.name, model_note(given.model, given.size), legend, dpi=dpi), mask
 
 
 def _tile_width(columns: int) -> int:
     """Width of a tile on a page of at least three columns, so that no picture fills it alone."""
     return max(pictures.tile_width(max(3, columns)), _MIN_TILE)
+
+
+def _ground(image: UInt8[ndarray, "h w 3"], width: int, dpi: int | None) -> Pixels:
+    """Return the image as wide as a tile, in the pixels of the page."""
+    return fitted(image, round(width * scale_of(dpi)))
 
 
 def _image_tile(image: UInt8[ndarray, "h w 3"], ground: Pixels) -> Tile:

@@ -83,7 +83,7 @@ def _through_training(title: str, history: AttentionHistory) -> Figure:
         f"{title}: {what} of the same {len(history.pictures)} training images, after {len(snapshots)} of the "
         f"{len(history.snapshots)} evaluations that were kept."
     )
-    return Figure(webp(page), caption, f"{what} of {title} in training")
+    return Figure(webp(page.pixels()), caption, f"{what} of {title} in training")
 
 
 def _columns(material: Material, images: Sequence[TrainingImage]) -> tuple[list[MapColumn], list[Notice]]:
@@ -116,7 +116,9 @@ def _across(columns: Sequence[MapColumn], images: Sequence[np.ndarray], about: s
         caption += "".join(f" {kind[:1].upper()}{kind[1:]}: {listed(names)}." for kind, names in kinds.items())
     # the caption tells what a map shows, for above the columns there is hardly room for the titles
     short = [replace(column, title=title, detail="") for column, title in zip(columns, told_apart(titles), strict=True)]
-    return Figure(webp(maps_page(images, short, " or ".join(kinds))), caption, f"Attention of {', '.join(titles)}")
+    return Figure(
+        webp(maps_page(images, short, " or ".join(kinds)).pixels()), caption, f"Attention of {', '.join(titles)}"
+    )
 
 
 @dataclass(frozen=True)

@@ -83,7 +83,7 @@ def _figures(
         "features are among as many on the map."
     )
     points = Figure(
-        webp(points_page(panels, labelling), lossless=True),
+        webp(points_page(panels, labelling).pixels(), lossless=True),
         f"{' and '.join(dict.fromkeys(TITLES[placed.method] for *_, placed in maps))}, {data}, one point an image; the "
         f"same images for each model.{colours}{share * any(place for _, place, _ in panels)}",
         f"Maps of image features of {', '.join(title for title, *_ in maps)}",
@@ -102,5 +102,5 @@ def _figures(
         page, shown = thumbnails_page(placed.points, drawn, labelling_of(bank), title, TITLES[placed.method])
         room = "" if shown == len(drawn) else f" {shown} of them found room near their place."
         caption = f"{title}: {data}.{room} {described(placed)}."
-        figures.append(Figure(webp(page), caption, f"Thumbnails on the map of {title}"))
+        figures.append(Figure(webp(page.pixels()), caption, f"Thumbnails on the map of {title}"))
     return [points, *folded_rest("Thumbnails of further models", figures, _OPEN)]

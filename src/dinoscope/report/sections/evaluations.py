@@ -143,7 +143,7 @@ def _items(group: Results, evaluation: Evaluation, material: Material) -> list[B
     titles = told_apart([model.label for model in models])
     models = [replace(model, label=title) for model, title in zip(models, titles, strict=True)]
     try:
-        sheets = evaluation.examples(results, models, ENDS, material.context)
+        sheets = evaluation.examples(results, models, ENDS, material.context, None)
     except UserError as error:
         ends = dict.fromkeys([*list(scores)[:ENDS], *list(scores)[-ENDS:]])
         named = "; ".join(f"{name} ({fmean(scores[name]):.1f})" for name in ends)
