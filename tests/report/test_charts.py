@@ -152,8 +152,15 @@ def test_points_of_one_speed_are_rows_with_the_best_on_top() -> None:
 
 
 def test_points_of_different_speeds_keep_the_axis_of_speed() -> None:
-    far = (Point("BYOL", "RN50", "BYOL", 100, 50), Point("DINO", "RN50", "DINO", 112, 70))
+    far = (Point("BYOL", "RN50", "BYOL", 100, 50), Point("DINO", "ViT-S/16", "DINO", 112, 70))
     assert accuracy([Panel("k-NN", far)], "images/s").axes[0].get_xlabel() == "images/s"
+
+
+def test_the_noise_of_the_speed_of_one_network_is_no_axis() -> None:
+    same = (Point("BYOL", "RN50", "BYOL", 100, 50), Point("DINO", "RN50", "DINO", 170, 70))
+    assert accuracy([Panel("k-NN", same)], "images/s").axes[0].get_xlabel() == "top-1 (%)"
+    unknown = tuple(replace(point, architecture="") for point in same)
+    assert accuracy([Panel("k-NN", unknown)], "images/s").axes[0].get_xlabel() == "images/s"
 
 
 TWINS = tuple(Point("DINO", "ViT-S/16", f"DINO {'a long name of a run ' * 3}{end}", 100, 50) for end in ("one", "two"))

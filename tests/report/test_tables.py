@@ -18,7 +18,7 @@ from dinoscope.tables import Column, Section, Table, TableRow, best_marked
 from dinoscope.text import spreadsheet_cell
 
 TEXT = st.text(
-    st.sampled_from("ab1 .,-+=()|\\`*_{}[]<>#~&!$%^'\"\n\t;:/@±×–é世") | st.characters(codec="utf-8"), max_size=24
+    st.sampled_from("ab1 .,-+=()|\\`*_{}[]<>#~&!$%^'\"\n\t;:/@±×–—−↓…é世") | st.characters(codec="utf-8"), max_size=24
 )
 MACROS = {
     r"\textbackslash{}": "\\",
@@ -29,6 +29,16 @@ MACROS = {
     r"$\pm$": "±",
     r"$\times$": "×",
     "---": "—",
+    "--": "–",
+    "{}": "",  # between hyphens, which would become a dash
+    r"\textbar{}": "|",
+    r"\ldots{}": "…",
+    r"\textquotedblleft{}": "“",
+    r"\textquotedblright{}": "”",
+    "$-$": "−",
+    r"$\mu$": "µ",
+    **{f"$\\{name}$": sign for name, sign in zip(("approx", "leq", "geq"), "≈≤≥", strict=True)},
+    **{f"$\\{name}arrow$": sign for name, sign in zip(("up", "down", "right"), "↑↓→", strict=True)},
     **{f"\\{character}": character for character in "&%$#_{}"},
 }
 
@@ -90,11 +100,25 @@ def test_a_markdown_note_is_one_item_of_a_list(note: str) -> None:
 @settings(max_examples=150)
 def test_latex_is_undone_by_reading_the_macros_back(text: str) -> None:
     escaped = escape_latex(text)
-    pattern = "|".join(re.escape(macro) for macro in sorted(MACROS, key=len, reverse=True)) + "|(?<!-)--(?!-)"
+    pattern = "|".join(re.escape(macro) for macro in sorted(MACROS, key=len, reverse=True))
     left_over = re.sub(pattern, "", escaped)
-    assert not set(left_over) & set("\\&%$#_{}~^<>±×—–\n")
-    if "-" not in text and "—" not in text and "–" not in text:  # ligatures of hyphens have no one inverse
-        assert re.sub(pattern, lambda macro: MACROS[macro[0]], escaped) == one_line(text)
+    assert not set(left_over) & set("\\&%$#_{}~^<>±×—–−≈≤≥↑↓→…“”|\n")
+    assert re.sub(pattern, lambda macro: MACROS[macro[0]], escaped) == one_line(text)
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("deletion ↓ (%)", r"deletion $\downarrow$ (\%)"),
+        ("two − one", "two $-$ one"),
+        ("--data A--B", "-{}-data A-{}-B"),
+        ("–-—", "--{}-{}---"),
+        ("niñas, 3 µm ≥ 2", r"niñas, 3 $\mu$m $\geq$ 2"),
+        ("a_b & c#1", r"a\_b \& c\#1"),
+    ],
+)
+def test_what_latex_would_set_otherwise_is_escaped(text: str, expected: str) -> None:
+    assert escape_latex(text) == expected
 
 
 @given(st.lists(st.lists(TEXT, min_size=2, max_size=2), max_size=5))

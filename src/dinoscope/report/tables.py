@@ -24,11 +24,24 @@ _LATEX = {
     "^": r"\textasciicircum{}",
     "<": r"\textless{}",
     ">": r"\textgreater{}",
+    "|": r"\textbar{}",
     "±": r"$\pm$",
     "×": r"$\times$",
+    "−": "$-$",
+    "≈": r"$\approx$",
+    "≤": r"$\leq$",
+    "≥": r"$\geq$",
+    "↑": r"$\uparrow$",
+    "↓": r"$\downarrow$",
+    "→": r"$\rightarrow$",
+    "µ": r"$\mu$",
+    "…": r"\ldots{}",
+    "“": r"\textquotedblleft{}",
+    "”": r"\textquotedblright{}",
     "–": "--",
     "—": "---",
 }
+"""What pdfLaTeX does not set as it is. It knows the letters of Latin scripts; others need XeLaTeX or LuaLaTeX."""
 
 
 def escape_markdown(text: str) -> str:
@@ -44,7 +57,12 @@ def markdown_paragraph(text: str) -> str:
 
 def escape_latex(text: str) -> str:
     """Return the text as it is to be set, on one line."""
-    return "".join(_LATEX.get(character, character) for character in " ".join(text.split()))
+    parts: list[str] = []
+    for character in " ".join(text.split()):
+        part = _LATEX.get(character, character)
+        joins = part[0] == "-" and parts and parts[-1][-1] == "-"  # hyphens that meet would become a dash
+        parts.append("{}" * bool(joins) + part)
+    return "".join(parts)
 
 
 def markdown(table: Table) -> str:
