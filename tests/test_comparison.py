@@ -15,8 +15,10 @@ from PIL import Image
 
 from dinoscope import api, checkpoint, system
 from dinoscope.cli import main
+from dinoscope.errors import UserError
 from dinoscope.evaluation.compare import LABEL, PUBLISHED
 from dinoscope.evaluation.results import keep, kept, kept_names
+from dinoscope.model_names import load_models
 from dinoscope.report.comparison import FILES
 from dinoscope.types import Result
 from tests.conformance import cases
@@ -300,3 +302,25 @@ def test_mistakes_are_one_line_and_write_nothing(runs: Path, arguments: list[str
     assert words in error
     assert error.count("\n") == 1
     assert not Path("out").exists()
+
+
+def test_a_folder_of_runs_stands_for_those_with_weights(runs: Path, capsys) -> None:
+    """So it does for every command that takes models, and in Python."""
+    Path("all/waiting").mkdir(parents=True)
+    for name in ("a0", "a1", "b"):
+        shutil.move(name, f"all/{name}")
+    shutil.copy("all/a0/config.json", "all/waiting")  # just begun
+    values = compared("all", "c")
+    entries = [entry["run"] for row in values["rows"] for entry in row["entries"]]
+    assert sorted(entries) == ["all/a0", "all/a1", "all/b", "c"]
+    assert main(["compare", "all", "all/b", "--out", "twice"]) == 2
+    assert "the same model was given twice: all/b and all/b" in capsys.readouterr().err
+    assert [model.name for model in load_models(["all"])] == ["all/a0", "all/a1", "all/b"]
+    with pytest.raises(UserError, match="all holds 3 runs"):
+        api.load("all")
+    written = api.report(["all"], "report.html", pictures=False)
+    assert "4 runs of DINO" in written.read_text()  # the one that has no weights yet is in it, too
+    for name in ("a0", "a1", "b"):
+        shutil.rmtree(f"all/{name}")
+    with pytest.raises(UserError, match="no run in all has saved weights yet"):
+        load_models(["all"])

@@ -172,12 +172,18 @@ def load(model: AnyModel) -> Model:
 
     Raises UserError if there is no such model, or released weights cannot be fetched.
     """
-    (loaded,) = _models([model])
+    loaded, *others = _models([model])
+    if others:
+        raise UserError(f"{model} holds {len(others) + 1} runs: name one of them")
     return loaded
 
 
 def _models(models: Sequence[AnyModel]) -> list[Model]:
-    """Load models. One that is given twice, as a run and as what `load` returns of it, counts once."""
+    return load_models(_named(models))
+
+
+def _named(models: Sequence[AnyModel]) -> list[str | Model]:
+    """Return models as `load_models` takes them. One that is given twice, as a run and as a `Model`, counts once."""
     names: dict[Any, str | Model] = {}
     for model in models:
         if isinstance(model, nn.Module):
@@ -187,7 +193,7 @@ def _models(models: Sequence[AnyModel]) -> list[Model]:
         else:
             name = str(model.out if isinstance(model, Run) else model)
             names[Path(name).resolve() if Path(name).exists() else name] = name
-    return load_models(list(names.values()))
+    return list(names.values())
 
 
 def _source(data: Data) -> ImageSource:
@@ -468,6 +474,7 @@ def attention(
 def compare(models: Sequence[AnyModel], out: Path | str, *, data: Path | str | None = None, **options: Any) -> Table:
     """Set models next to each other: accuracy, size and speed, as tables and figures in the folder `out`.
 
+    models: runs, folders of runs, and whatever else `load` takes.
     options: baselines, published, overwrite; see `report.comparison.compare_runs`.
 
     Raises UserError as `report.comparison.compare_runs` does.
@@ -535,6 +542,7 @@ def verdict(models: Sequence[AnyModel], data: Path | str, out: Path | str | None
 def report(models: Sequence[AnyModel], out: Path | str, *, data: Path | str | None = None, **options: Any) -> Path:
     """Write one HTML file about models: curves, comparison, pictures, health, settings. Return its path.
 
+    models: runs, folders of runs, and whatever else `load` takes.
     data: labelled images on which what is missing is measured; without, only kept results are shown.
     options: baselines, pictures, title, overwrite; see `report.build.write_report`.
 
@@ -542,7 +550,7 @@ def report(models: Sequence[AnyModel], out: Path | str, *, data: Path | str | No
     """
     from dinoscope.report.build import write_report
 
-    named = [model if model.run is None else str(model.run) for model in _models(models)]
+    named = [str(each.run) if isinstance(each, Model) and each.run else each for each in _named(models)]
     return write_report(named, Path(out), None if data is None else parse_place(data), **options).path
 
 

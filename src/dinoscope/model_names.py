@@ -134,12 +134,18 @@ def unwatched(_: str) -> AbstractContextManager[Callable[[int, int], None]]:
 def load_models(names: Sequence[str | Path | Model], watch: Watch = say_once) -> list[Model]:
     """Load every model that is not loaded yet; labels that would be the same are told apart as in `distinct`.
 
-    "random" is the network of the first other model, untrained. watch: sees the progress of what must be fetched.
+    "random" is the network of the first other model, untrained. A folder of runs is the runs in it that have weights.
+    watch: sees the progress of what must be fetched.
 
-    Raises UserError if none is named, and as `load_model` does.
+    Raises UserError if none is named, and as `load_model` and `with_runs_inside` do.
     """
     if not names:
         raise UserError("no model: give --model RUN")
+    expanded = with_runs_inside(names)
+    given = {str(name) for name in names}
+    names = [name for name in expanded if str(name) in given or _has_weights(Path(str(name)))]
+    if not names:
+        raise UserError(f"no run in {', '.join(map(str, given))} has saved weights yet")
     models = [None if _is_untrained(name) else _loaded(name, watch) for name in names]
     if None in models:
         configs = [model.backbone.config for model in models if model is not None and model.method not in NO_NETWORK]
@@ -195,6 +201,54 @@ def load_model(name: str, watch: Watch = say_once) -> Model:
         return _without_run(Model(name, short_name(path), backbone, path, origin))
     method = _trained_method(settings.get("method"))
     return Model(name, short_name(path), backbone, path, method=method, run=path, settings=settings)
+
+
+def with_runs_inside(names: Sequence[str | Path | Model]) -> list[str | Path | Model]:
+    """Return the names with each folder that is neither run nor model replaced by the runs in it.
+
+    Raises UserError if there is none.
+    """
+    expanded: list[str | Path | Model] = []
+    for name in names:
+        folder = None if isinstance(name, Model) or str(name).startswith(RANDOM) else Path(name)
+        if folder is None or not folder.is_dir() or is_run(folder) or _has_weights(folder):
+            expanded.append(name)
+            continue
+        runs = runs_inside(folder)
+        if not runs:
+            raise UserError(
+                f"{folder} is no run or model, and no folder in it is a run: name a run folder (train --out)"
+            )
+        expanded += map(str, runs)
+    return expanded
+
+
+def runs_inside(folder: Path) -> list[Path]:
+    """Return the run folders in a folder or, if there are none, as in that of a study, in its folders; sorted."""
+    for pattern in (f"*/{RUN_SETTINGS}", f"*/*/{RUN_SETTINGS}"):
+        runs = sorted({file.parent for file in folder.glob(pattern) if is_run(file.parent)})
+        if runs:
+            return runs
+    return []
+
+
+def runs_at(place: Path) -> list[Path]:
+    """Return the place if it is a run folder, else the `runs_inside`."""
+    return [place] if is_run(place) else runs_inside(place)
+
+
+def is_run(folder: Path) -> bool:
+    """Return whether a folder is one of a run, though it may have no weights yet, or be damaged."""
+    try:
+        return run_settings(folder) is not None
+    except UserError:
+        return True  # whoever reads it is told what is wrong
+
+
+def _has_weights(folder: Path) -> bool:
+    with contextlib.suppress(UserError):
+        return checkpoint.find_weights(folder).is_file()
+    return False
 
 
 def run_settings(folder: Path) -> dict[str, Any] | None:

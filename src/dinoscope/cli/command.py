@@ -29,8 +29,8 @@ from dinoscope.system import pick_device
 MARKERS = (tyro.conf.FlagCreatePairsOff, tyro.conf.DisallowNone)
 
 WHAT_MAY_BE_NAMED = (
-    "Run folder, exported folder, weights file (also others'), released weights (`dinoscope models`), shipped, pixels, "
-    "patches, random:NETWORK, or random:MODEL for a model's network with random weights."
+    "Run folder, folder of runs, exported folder, weights file (also others'), released weights (`dinoscope models`), "
+    "shipped, pixels, patches, random:NETWORK, or random:MODEL for a model's network with random weights."
 )
 
 ModelName = Annotated[str, tyro.conf.arg(name="model", metavar="MODEL", help=WHAT_MAY_BE_NAMED)]

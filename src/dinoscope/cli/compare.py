@@ -15,6 +15,7 @@ from dinoscope.evaluation import EVALUATIONS
 from dinoscope.evaluation.base import Data
 from dinoscope.evaluation.compare import default_evaluations
 from dinoscope.evaluation.throughput import ThroughputConfig
+from dinoscope.model_names import with_runs_inside
 from dinoscope.places import parse_place
 from dinoscope.report import build, comparison, sota
 
@@ -118,7 +119,7 @@ def compare(
 def report(
     runs: Annotated[
         tuple[str, ...],
-        tyro.conf.arg(metavar="RUN...", help=f"Run folders, or a folder of runs, and models. {WHAT_MAY_BE_NAMED}"),
+        tyro.conf.arg(metavar="RUN...", help=f"Runs and models. {WHAT_MAY_BE_NAMED}"),
     ],
     /,
     out: Path,
@@ -138,7 +139,7 @@ def report(
         title: Title of the report; by default the names of the runs.
         overwrite: Replace the file in --out.
     """
-    models = build.with_runs_inside(runs)
+    models = with_runs_inside(runs)
     if models != list(runs):
         say(f"the models of this report: {', '.join(map(str, models))}")
     written = build.write_report(

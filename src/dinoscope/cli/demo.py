@@ -21,7 +21,7 @@ from dinoscope.errors import UserError
 from dinoscope.evaluation.base import Context
 from dinoscope.files import cache_folder
 from dinoscope.methods import method_name
-from dinoscope.model_names import RANDOM, load_models, shipped_model
+from dinoscope.model_names import RANDOM, load_models, runs_at, shipped_model
 from dinoscope.models import pretrained
 from dinoscope.quickstart import DRAWN, TRAINED, K
 from dinoscope.quickstart import quickstart as run_quickstart
@@ -125,12 +125,11 @@ def default_models(*folders: Path) -> list[str]:
     if all(pretrained.is_cached(pretrained.CATALOGUE[name]) for name in RELEASED):
         return [*RELEASED, shipped]
     found = list[tuple[float, str, str]]()  # (time, path, method)
-    configs = (config for folder in folders for pattern in (CONFIG, f"*/{CONFIG}") for config in folder.glob(pattern))
-    for config in dict.fromkeys(configs):
+    for run in dict.fromkeys(run for folder in folders for run in runs_at(folder)):
         with contextlib.suppress(UserError):  # without a checkpoint yet, or of another version
-            find_weights(config.parent)
-            method = method_name(read_config(config.parent).method)
-            found.append((config.stat().st_mtime, str(config.parent), method))
+            find_weights(run)
+            method = method_name(read_config(run).method)
+            found.append(((run / CONFIG).stat().st_mtime, str(run), method))
     found.sort()
     newest = [path for _, path, _ in reversed(found)]
     by_method = {method: path for _, path, method in found}

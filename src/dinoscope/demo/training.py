@@ -5,6 +5,7 @@ Only folders that the page was started with are looked at; whoever visits it cho
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import threading
 from collections.abc import Iterator, Mapping, Sequence
@@ -21,7 +22,7 @@ from dinoscope.errors import UserError
 from dinoscope.explain.history import FOLDER, AttentionHistory, Snapshot, read_history
 from dinoscope.files import RUN_SETTINGS
 from dinoscope.methods.method import FEATURES, TEACHER_AND_STUDENT
-from dinoscope.model_names import distinct
+from dinoscope.model_names import distinct, runs_at
 from dinoscope.pictures import Tile, bands, fitted, overlay, overlay_legend, page, per_band
 from dinoscope.report.runs import RunRecord, read_runs
 from dinoscope.report.sections.curves import LOSS, galleries
@@ -65,7 +66,7 @@ class Look:
 
 @dataclass(frozen=True)
 class Runs:
-    """The runs that may be shown: places that are run folders, and run folders directly below places.
+    """The runs that may be shown: places that are run folders, and the runs in places that are not.
 
     They are looked for each time, because a training may begin while the page is open.
     """
@@ -77,13 +78,9 @@ class Runs:
         """Return the run folders by short unique names, the newest first."""
         begun: dict[Path, float] = {}
         for place in self.places:
-            for settings in (*place.glob(RUN_SETTINGS), *place.glob(f"*/{RUN_SETTINGS}")):
-                folder, run = settings.parent.resolve(), RunFolder(settings.parent)
-                try:  # a model hub's folder has settings of this name, too
-                    if folder not in begun and (run.metrics.is_file() or run.checkpoints.is_dir()):
-                        begun[folder] = settings.stat().st_mtime
-                except OSError:
-                    continue
+            for run in runs_at(place):
+                with contextlib.suppress(OSError):  # it may just be removed
+                    begun.setdefault(run.resolve(), (run / RUN_SETTINGS).stat().st_mtime)
         folders = sorted(begun, key=lambda folder: -begun[folder])
         return dict(zip(distinct([(folder.name, folder) for folder in folders]), folders, strict=True))
 

@@ -2,20 +2,18 @@
 
 from __future__ import annotations
 
-import contextlib
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime
 from pathlib import Path
 
 from dinoscope import __version__
-from dinoscope.checkpoint import find_weights
 from dinoscope.errors import UserError
 from dinoscope.evaluation import EVALUATIONS
 from dinoscope.evaluation.base import DEFAULT_CONTEXT, Context, inherited
 from dinoscope.evaluation.compare import Entry, Wanted, compare, gather
-from dinoscope.files import RUN_SETTINGS, claim_file, replacing
-from dinoscope.model_names import RANDOM, Model, load_models, run_settings
+from dinoscope.files import claim_file, replacing
+from dinoscope.model_names import Model, is_run, load_models, with_runs_inside
 from dinoscope.report.comparison import require_different
 from dinoscope.report.page import Document, Section, render
 from dinoscope.report.runs import Material, read_runs
@@ -35,7 +33,7 @@ class Written:
 
 
 def write_report(
-    models: Sequence[str | Model],
+    models: Sequence[str | Path | Model],
     out: Path,
     data: Path | None = None,
     wanted: Wanted | None = None,
@@ -71,7 +69,7 @@ def write_report(
     claim_file(out, overwrite=overwrite)
     with context.watch("reading runs") as progress:
         progress(0, 1)
-        runs = read_runs([Path(name) for name in models if isinstance(name, str) and _is_run(name)])
+        runs = read_runs([Path(name) for name in models if not isinstance(name, Model) and is_run(Path(name))])
         progress(1, 1)
     # A run that has saved nothing has no model yet; all that it logged is shown nevertheless.
     empty = {str(run.path) for run in runs if run.state == "begun"}
@@ -107,39 +105,6 @@ def write_report(
     except OSError as error:
         raise UserError(f"{out} could not be written: {error}") from error
     return Written(out, len(text), tuple(section.title for section in sections))
-
-
-def with_runs_inside(names: Sequence[str | Model]) -> list[str | Model]:
-    """Return the names with each folder that is neither run nor model replaced by the runs in it, sorted.
-
-    The runs lie in it, or, as those of a study, in its folders.
-    Raises UserError if there is none.
-    """
-    models = list[str | Model]()
-    for name in names:
-        folder = Path(name) if isinstance(name, str) and not name.startswith(RANDOM) else None
-        models += [name] if folder is None or not folder.is_dir() or _holds_model(folder) else _runs_inside(folder)
-    return models
-
-
-def _holds_model(folder: Path) -> bool:
-    if _is_run(str(folder)):
-        return True
-    with contextlib.suppress(UserError):
-        return find_weights(folder).is_file()
-    return False
-
-
-def _runs_inside(folder: Path) -> list[str]:
-    for pattern in (f"*/{RUN_SETTINGS}", f"*/*/{RUN_SETTINGS}"):
-        runs = sorted({str(file.parent) for file in folder.glob(pattern) if _is_run(str(file.parent))})
-        if runs:
-            return runs
-    raise UserError(f"{folder} is no run or model, and no folder in it is a run: name a run folder (train --out)")
-
-
-def _is_run(name: str) -> bool:
-    return not name.startswith(RANDOM) and run_settings(Path(name)) is not None
 
 
 def _title_and_lead(material: Material) -> tuple[str, str]:

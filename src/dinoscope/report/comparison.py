@@ -11,7 +11,7 @@ from dinoscope.evaluation import compare
 from dinoscope.evaluation.base import DEFAULT_CONTEXT, Context
 from dinoscope.evaluation.compare import Comparison, Wanted
 from dinoscope.files import claim, write_all
-from dinoscope.model_names import Model, load_models
+from dinoscope.model_names import Model, load_models, with_runs_inside
 from dinoscope.report.charts import Curve, Panel, Point, accuracy, are_alike, curves, figure_files, file_names
 from dinoscope.report.tables import csv_text, latex, markdown
 from dinoscope.tables import Table
@@ -44,7 +44,7 @@ def compare_runs(
     """Measure what is missing, make the table and the figures, and write them; return the files, too.
 
     Args:
-        runs: run folders, or other models as `load_models` takes them.
+        runs: run folders, folders of runs, or other models as `load_models` takes them.
         out: the folder to write to.
         data, wanted, skip, context, baselines: as of `evaluation.compare.gather`.
         published: add published figures, in a section of their own.
@@ -64,8 +64,8 @@ def compare_runs(
 
 
 def require_different(models: Sequence[str | Path | Model]) -> None:
-    """Raise UserError if a model was given twice."""
-    names = [model.name if isinstance(model, Model) else model for model in models]
+    """Raise UserError if a model was given twice, on its own or in a folder of runs."""
+    names = [model.name if isinstance(model, Model) else model for model in with_runs_inside(models)]
     places = [Path(name).resolve() for name in names]
     twice = [str(model) for model, place in zip(names, places, strict=True) if places.count(place) > 1]
     if twice:
