@@ -29,16 +29,15 @@ from dinoscope.system import pick_device
 MARKERS = (tyro.conf.FlagCreatePairsOff, tyro.conf.DisallowNone)
 
 WHAT_MAY_BE_NAMED = (
-    "Run folder, folder of runs, exported folder, weights file (also others'), released weights (`dinoscope models`), "
-    "shipped, pixels, patches, random:NETWORK, or random:MODEL for a model's network with random weights."
+    "Run folder, exported folder, weights file (also others'), released weights (`dinoscope models`), shipped, pixels, "
+    "patches, random:NETWORK, or random:MODEL for a model's network with random weights."
 )
+SEVERAL = f"One or more models; a folder of runs stands for them. {WHAT_MAY_BE_NAMED}"
 
 ModelName = Annotated[str, tyro.conf.arg(name="model", metavar="MODEL", help=WHAT_MAY_BE_NAMED)]
 """One model, as `model_names.load_model` takes it."""
 
-ModelNames = Annotated[
-    tuple[str, ...], tyro.conf.arg(name="model", metavar="MODEL...", help=f"One or more models. {WHAT_MAY_BE_NAMED}")
-]
+ModelNames = Annotated[tuple[str, ...], tyro.conf.arg(name="model", metavar="MODEL...", help=SEVERAL)]
 """Models, as `model_names.load_models` takes them."""
 
 

@@ -8,7 +8,7 @@ from typing import Annotated, Any, Literal
 
 import tyro
 
-from dinoscope.cli.command import WHAT_MAY_BE_NAMED, Command, DeviceOptions, LabelledOptions
+from dinoscope.cli.command import SEVERAL, WHAT_MAY_BE_NAMED, Command, DeviceOptions, LabelledOptions
 from dinoscope.cli.console import emit, say, stdout
 from dinoscope.errors import UserError, lookup
 from dinoscope.evaluation import EVALUATIONS
@@ -68,9 +68,7 @@ MEASURING = MeasuringOptions()
 
 
 def compare(
-    runs: Annotated[
-        tuple[str, ...], tyro.conf.arg(metavar="MODEL...", help=f"One or more models. {WHAT_MAY_BE_NAMED}")
-    ],
+    runs: Annotated[tuple[str, ...], tyro.conf.arg(metavar="MODEL...", help=SEVERAL)],
     /,
     out: Path,
     baselines: bool = False,
@@ -119,7 +117,7 @@ def compare(
 def report(
     runs: Annotated[
         tuple[str, ...],
-        tyro.conf.arg(metavar="RUN...", help=f"Runs and models. {WHAT_MAY_BE_NAMED}"),
+        tyro.conf.arg(metavar="RUN...", help=SEVERAL),
     ],
     /,
     out: Path,

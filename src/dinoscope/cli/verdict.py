@@ -7,7 +7,7 @@ from typing import Annotated
 
 import tyro
 
-from dinoscope.cli.command import WHAT_MAY_BE_NAMED, Command, LabelledOptions
+from dinoscope.cli.command import SEVERAL, Command, LabelledOptions
 from dinoscope.cli.console import emit
 from dinoscope.errors import lookup
 from dinoscope.evaluation.evidence import OVERLAP, SCORES, SPEED, WITH_LABELS
@@ -20,9 +20,7 @@ MAY_BE_SKIPPED = (*WITH_LABELS, *SCORES, SPEED, OVERLAP)
 
 def verdict(
     data: Path,
-    models: Annotated[
-        tuple[str, ...], tyro.conf.arg(metavar="MODEL...", help=f"One or more models. {WHAT_MAY_BE_NAMED}")
-    ],
+    models: Annotated[tuple[str, ...], tyro.conf.arg(metavar="MODEL...", help=SEVERAL)],
     out: Path | None = None,
     unlabelled: bool = False,
     skip: tuple[str, ...] = (),
