@@ -261,7 +261,7 @@ def run_settings(folder: Path) -> dict[str, Any] | None:
         return None
     try:
         values = json.loads(file.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise UserError(f"{file} cannot be read: {error}") from error
     found = values.get("run") if isinstance(values, dict) else None
     if isinstance(found, dict):

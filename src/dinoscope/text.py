@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 _UNPRINTABLE = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069\ud800-\udfff]")
 """Control characters but tab and newline, those that reverse the direction of text, and bytes that are no UTF-8."""
@@ -77,6 +77,46 @@ def duration(seconds: float | None, *, coarse: bool = False) -> str:
     return f"{hours // 24} d {hours % 24} h"
 
 
+class Phrase(str):
+    """An English text that keeps the template and the values that it is made of, so that others can be made of them.
+
+    The template is its key in a catalogue of another language, as in gettext: English is where the text is made, and
+    nowhere else.
+    """
+
+    template: str
+    values: Mapping[str, object]
+
+    def __new__(cls, template: str, /, **values: object) -> Phrase:
+        phrase = super().__new__(cls, template.format(**values))
+        phrase.template, phrase.values = template, values
+        return phrase
+
+    def __getnewargs_ex__(self) -> tuple[tuple[str], Mapping[str, object]]:  # pyright: ignore[reportIncompatibleMethodOverride]
+        return (self.template,), self.values
+
+
+def translated(text: str, catalogue: Mapping[str, str]) -> str:
+    """Return a text, and the texts among its values, in the language of a catalogue, as far as it has them.
+
+    catalogue: English text or template -> the same in the other language.
+    """
+    if not isinstance(text, Phrase):
+        return catalogue.get(text, text)
+    values = {
+        name: translated(value, catalogue) if isinstance(value, str) else value for name, value in text.values.items()
+    }
+    return catalogue.get(text.template, text.template).format(**values)
+
+
 def listed(names: Sequence[str]) -> str:
     """ "a", "a and b", "a, b and c"."""
-    return " and ".join([", ".join(names[:-1]), names[-1]] if len(names) > 1 else names)
+    if len(names) < 2:
+        return "".join(names)
+    return Phrase("{first} and {last}", first=joined(names[:-1], ", "), last=names[-1])
+
+
+def joined(texts: Sequence[str], between: str = " ") -> str:
+    """Join texts as a `Phrase` of each."""
+    slots = [f"text{number}" for number in range(len(texts))]
+    return Phrase(between.join(f"{{{slot}}}" for slot in slots), **dict(zip(slots, texts, strict=True)))

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import ast
+import inspect
 import json
 import os
 import shutil
+import string
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -18,13 +21,18 @@ pytest.importorskip("httpx")
 import gradio as gr
 
 from dinoscope import api
+from dinoscope import text as text_module
 from dinoscope.cli import main
 from dinoscope.demo.engine import Engine
 from dinoscope.demo.serving import page_served
 from dinoscope.demo.site import NOTHING, Site, Words, literal
-from dinoscope.demo.training import Runs, TrainingTab, attention_picture
+from dinoscope.demo.training import Runs, TrainingTab, attention_picture, catalogue
 from dinoscope.explain.history import read_history
+from dinoscope.methods import METHODS, dino, esvit, ibot
+from dinoscope.methods import health as method_health
+from dinoscope.methods.method import FEATURES, TEACHER_AND_STUDENT
 from dinoscope.report.runs import read_runs
+from dinoscope.report.sections import curves, health
 from dinoscope.report.sections.health import findings
 from dinoscope.training.run_folder import is_in_training, run_lock
 from tests.conformance import cases
@@ -90,6 +98,56 @@ def test_the_newest_run_is_shown_first_with_state_health_curves_and_attention(ta
     assert "epoch 2" in drawn[CAPTION]
     assert drawn[PICTURE]["alt_text"].startswith("Attention in training: dino, epoch 2")
     assert (drawn[COLUMN].visible, drawn[SECOND].visible, drawn[TIMER].active) == (True, False, False)
+
+
+def test_curves_and_health_are_in_the_language_of_the_reader(tab: TrainingTab, runs: Path) -> None:
+    spanish: Any = gr.Request(headers={"accept-language": "es"})
+    drawn = tab.choose("dino", "plain", 3, NEW, spanish)
+    for text in (
+        "Pérdida por épocas: dino, plain",
+        "Pérdida y exactitud. ",
+        "El k-NN en línea (k = 20) se mide durante el entrenamiento con sus propias imágenes a ",
+        "Los objetivos son las salidas del profesor en DINO",
+        "Desviación típica de las proyecciones",
+    ):
+        assert literal(text) in drawn[CURVES]
+    (record,) = read_runs([runs / "dino"])
+    for finding in findings(record):
+        assert literal(finding.text) not in drawn[STATE]
+    assert "lang='en'" not in drawn[STATE] + drawn[CURVES] + drawn[CAPTION]
+    assert literal("Pérdida") not in tab.choose("dino", "plain", 3, NEW, REQUEST)[CURVES]
+
+
+def english_sentences() -> set[str]:
+    """All that the tab may say of a run: what the sources make phrases of, and the texts of methods and curves."""
+    sources = [method_health, health, curves, dino, ibot, esvit, text_module]
+    calls = [
+        node
+        for source in sources
+        for node in ast.walk(ast.parse(inspect.getsource(source)))
+        if isinstance(node, ast.Call)
+    ]
+    phrases = [
+        call.args[0] for call in calls if isinstance(call.func, ast.Name) and call.func.id in ("Phrase", "advice")
+    ]
+    said = {phrase.value for phrase in phrases if isinstance(phrase, ast.Constant)}
+    for title in (curves.LOSS, TEACHER_AND_STUDENT, FEATURES):
+        for value in curves._FIGURES[title]:
+            said |= {title, value.title, value.unit, *filter(None, [value.reading])}
+    for entry in METHODS.values():
+        for curve in entry.curves:
+            if curve.figure in (TEACHER_AND_STUDENT, FEATURES):
+                said |= {curve.title, curve.unit, *filter(None, [curve.reading])}
+        said.add(getattr(entry.build, "advice", "Lower the learning rate."))
+    return said
+
+
+def test_all_sentences_of_the_report_have_a_translation_with_the_same_values() -> None:
+    catalogue_of = catalogue("es")
+    assert not english_sentences() - catalogue_of.keys()
+    for english, spanish in catalogue_of.items():
+        fields = [[part[1:3] for part in string.Formatter().parse(text) if part[1]] for text in (english, spanish)]
+        assert sorted(fields[0]) == sorted(fields[1]), english
 
 
 def test_the_slider_goes_from_before_training_to_the_newest(tab: TrainingTab, runs: Path) -> None:

@@ -8,6 +8,7 @@ from __future__ import annotations
 import contextlib
 import functools
 import threading
+import tomllib
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -17,6 +18,7 @@ import gradio as gr
 from jaxtyping import UInt8
 from numpy import ndarray
 
+from dinoscope.demo.languages import Language, data_file, preferred
 from dinoscope.demo.site import LIGHT, NOTHING, Dropdown, Site, chosen_models, literal
 from dinoscope.errors import UserError
 from dinoscope.explain.history import FOLDER, AttentionHistory, Snapshot, read_history
@@ -27,7 +29,7 @@ from dinoscope.pictures import Tile, bands, fitted, overlay, overlay_legend, pag
 from dinoscope.report.runs import RunRecord, read_runs
 from dinoscope.report.sections.curves import LOSS, galleries
 from dinoscope.report.sections.health import findings
-from dinoscope.text import count, duration, printable
+from dinoscope.text import count, duration, printable, translated
 from dinoscope.training.run_folder import MACHINE, METRICS, RunFolder, is_in_training
 
 REFRESH_SECONDS = 5
@@ -89,10 +91,11 @@ class Runs:
         found = self.found()
         return [_look(name, found[name]) for name in names if name in found]
 
-    def curves(self, looks: Sequence[Look]) -> str:
+    def curves(self, looks: Sequence[Look], language: Language) -> str:
         """Draw the curves of the runs that could be read, as HTML."""
+        runs = tuple((look.path, look.label, look.stamp) for look in looks if look.record is not None)
         with self._drawing:  # many may wait for the same picture
-            return _curves(tuple((look.path, look.label, look.stamp) for look in looks if look.record is not None))
+            return _curves(runs, language)
 
 
 def _look(label: str, path: Path) -> Look:
@@ -140,12 +143,12 @@ def _history(path: Path, stamp: Stamp) -> AttentionHistory | None:
 
 
 @functools.lru_cache(maxsize=16)
-def _curves(runs: tuple[tuple[Path, str, Stamp], ...]) -> str:
+def _curves(runs: tuple[tuple[Path, str, Stamp], ...], language: Language) -> str:
     records = [_record(*run) for run in runs]
-    drawn = galleries(records, lambda done, total: None, _FIGURES)
+    drawn = galleries(records, lambda done, total: None, _FIGURES, lambda text: translated(text, catalogue(language)))
     parts: list[str] = []
     for gallery in drawn:
-        parts.append("<div class='charts' lang='en'>")
+        parts.append("<div class='charts'>")
         for figure in gallery.figures:
             alt = _text(f"{figure.alt}: {', '.join(record.label for record in records)}")
             parts.append(f'<img src="{figure.source}" alt="{alt}">')
@@ -156,8 +159,14 @@ def _curves(runs: tuple[tuple[Path, str, Stamp], ...]) -> str:
                 stroke = f"border-top: 3px {_STROKES.get(line.style, 'dashed')} {line.color}"
                 parts.append(f'<li><span style="{stroke}"></span>{_text(line.label)}</li>')
             parts.append("</ul>")
-        parts.append(f"<p class='small' lang='en'>{_text(gallery.caption)}</p>")
+        parts.append(f"<p class='small'>{_text(gallery.caption)}</p>")
     return "".join(parts)
+
+
+@functools.cache
+def catalogue(language: Language) -> Mapping[str, str]:
+    """Return the sentences of the report in a language: English text or template -> the same in that language."""
+    return {} if language == "en" else tomllib.loads(data_file(f"report.{language}.toml"))
 
 
 class TrainingTab:
@@ -243,7 +252,7 @@ class TrainingTab:
             state = f"<div class='prose stored'><div class='runs'>{''.join(parts)}</div></div>"
         else:
             state = f"<p>{self.site.words.say(request, 'training_empty')}</p>"
-        curves = self.runs.curves(looks)
+        curves = self.runs.curves(looks, self._language(request))
         if curves:
             curves = f"<h3>{self.site.words.say(request, 'training_curves')}</h3>{curves}"
         slider = gr.update(value=max(place, 1), maximum=max(length, 2), visible=length > 1)
@@ -266,9 +275,20 @@ class TrainingTab:
         # that it has not ended is no fault of a run that is in training
         record = replace(look.record, state="finished") if look.in_training else look.record
         for finding in findings(record):
-            what, text = say(request, f"compare_check_{finding.kind}"), _text(printable(finding.text))
-            yield f"<li class='{finding.kind}'><strong>{what}</strong> <span lang='en'>{text}</span></li>"
+            what, text = say(request, f"compare_check_{finding.kind}"), self._translated(finding.text, request)
+            yield f"<li class='{finding.kind}'><strong>{what}</strong> {text}</li>"
         yield "</ul></section>"
+
+    def _language(self, request: gr.Request) -> Language:
+        accepted: str = request.headers.get("accept-language") or ""
+        return preferred(self.site.words.forced or accepted)
+
+    def _translated(self, text: str, request: gr.Request) -> str:
+        """Return a text of the report as HTML; one that is English on a page of another language is marked."""
+        language = self._language(request)
+        own = translated(text, catalogue(language))
+        shown = _text(own)
+        return f"<span lang='en'>{shown}</span>" if own == text and language != "en" else shown
 
     def _pictures(self, looks: list[Look], place: int, request: gr.Request) -> list[Any]:
         lead = next((look.snapshots for look in looks if look.snapshots), ())
@@ -287,7 +307,7 @@ class TrainingTab:
         snapshot = min(look.snapshots, key=lambda each: abs(each.epoch - epoch))
         key = "training_at" if snapshot.steps else "training_before"
         values = {"epoch": f"{snapshot.epoch:.3g}", "step": count(snapshot.steps)}
-        caption = f"{title}{say(request, key, **values)} · <span lang='en'>{literal(snapshot.what)}</span>"
+        caption = f"{title}{say(request, key, **values)} · {self._translated(snapshot.what, request)}"
         file = self.site.words.plain(request, key, **values)
         drawn = attention_picture(look.history, snapshot)
         update = self.site.shown(request, printable(look.label), file, "training_attention", drawn)

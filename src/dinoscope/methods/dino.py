@@ -30,6 +30,7 @@ from dinoscope.methods.method import (
 from dinoscope.models.backbone import Backbone, BackboneConfig
 from dinoscope.models.heads import DINOHead, HeadShape, drop_gradients, projector
 from dinoscope.schedules import cosine, epoch_warmup
+from dinoscope.text import Phrase
 from dinoscope.types import Step, StepOutput, Views
 
 Loss = Literal["cross_entropy", "kl", "reverse_kl", "mse", "mse_softmax"]
@@ -262,29 +263,40 @@ class DINO(StudentTeacher[DINOHead]):
             guards.append("--method.teacher-temperature below --method.student-temperature")
         if config.teacher != "ema":
             guards.append("--method.teacher ema")
-        missing = f"These settings leave out what guards against it: {', '.join(guards)}. " if guards else ""
+        missing = (
+            Phrase("These settings leave out what guards against it: {settings}. ", settings=", ".join(guards))
+            if guards
+            else ""
+        )
+
+        def advice(text: str) -> Phrase:
+            return Phrase("{missing}{advice}", missing=missing, advice=text)
+
         if config.loss == "mse":
-            return signs.complete_collapse(recent["output_spread"], f"{missing}Take --method.loss cross_entropy.")
+            return signs.complete_collapse(recent["output_spread"], advice("Take --method.loss cross_entropy."))
         marginal, entropy, outputs = recent["teacher_marginal_entropy"], recent["teacher_entropy"], config.out_dim
         return (
             signs.one_hot_collapse(
                 marginal,
                 outputs,
-                f"{missing}Raise --method.teacher-temperature, lower --method.center-momentum, or lower the learning "
-                "rate.",
+                advice(
+                    "Raise --method.teacher-temperature, lower --method.center-momentum, or lower the learning rate."
+                ),
             )
             or signs.uniform_collapse(
                 recent["cross_entropy"],
                 entropy,
                 outputs,
-                f"{missing}Lower --method.teacher-temperature (0.02) and its warm-up, lower --method.out-dim for a "
-                "small data set, or train for more steps with a higher learning rate.",
+                advice(
+                    "Lower --method.teacher-temperature (0.02) and its warm-up, lower --method.out-dim for a small "
+                    "data set, or train for more steps with a higher learning rate."
+                ),
             )
             or signs.constant_output(
                 marginal,
                 entropy,
                 outputs,
-                f"{missing}Raise --method.center-momentum or --method.teacher-momentum, or lower the learning rate.",
+                advice("Raise --method.center-momentum or --method.teacher-momentum, or lower the learning rate."),
             )
         )
 

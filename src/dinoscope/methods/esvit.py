@@ -17,6 +17,7 @@ from dinoscope.methods.dino import DINO, QUICKSTART, SHORT_RUN, DINOConfig
 from dinoscope.methods.method import Outputs, Recipe, by_view, settings
 from dinoscope.models.backbone import BackboneConfig
 from dinoscope.models.heads import DINOHead, copy_parameters, drop_gradients, follow
+from dinoscope.text import Phrase
 from dinoscope.types import Step, StepOutput, Tokens, Views
 
 
@@ -130,7 +131,9 @@ class EsViT(DINO):
         names = {"teacher_marginal_entropy": "region_marginal_entropy"}
         names |= {name: f"region_{name}" for name in ("cross_entropy", "teacher_entropy")}
         verdict = super().diagnose({name: recent[own] for name, own in names.items()})
-        return verdict and replace(verdict, kind=f"{verdict.kind} of regions", text=f"regions: {verdict.text}")
+        return verdict and replace(
+            verdict, kind=f"{verdict.kind} of regions", text=Phrase("regions: {text}", text=verdict.text)
+        )
 
     def move_teacher(self, momentum: float) -> None:
         super().move_teacher(momentum)

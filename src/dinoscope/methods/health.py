@@ -11,6 +11,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from dinoscope.losses.dino import at_least_float32
+from dinoscope.text import Phrase
 
 COLLAPSED_DEVIATION = 0.02
 """Below this `feature_standard_deviation`, embeddings count as constant."""
@@ -90,9 +91,12 @@ def complete_collapse(deviation: float, advice: str) -> Verdict | None:
     """Return a verdict if all images have the same embedding. deviation: `feature_standard_deviation` of them."""
     if deviation >= COLLAPSED_DEVIATION:
         return None
-    text = (
-        f"collapsed: all images have the same embedding (standard deviation {deviation:.4f}, healthy runs are well "
-        f"above {COLLAPSED_DEVIATION}). {advice}"
+    text = Phrase(
+        "collapsed: all images have the same embedding (standard deviation {deviation:.4f}, healthy runs are well "
+        "above {limit}). {advice}",
+        deviation=deviation,
+        limit=COLLAPSED_DEVIATION,
+        advice=advice,
     )
     return Verdict("complete collapse", text)
 
@@ -101,9 +105,11 @@ def dimensional_collapse(rate_share: float, advice: str) -> Verdict | None:
     """Return a verdict if embeddings fill few dimensions. rate_share: their coding rate over the largest possible."""
     if rate_share >= COLLAPSED_RATE_SHARE:
         return None
-    text = (
-        f"collapsed to few dimensions: the coding rate of the embeddings is {rate_share:.3f} of the largest possible. "
-        f"{advice}"
+    text = Phrase(
+        "collapsed to few dimensions: the coding rate of the embeddings is {share:.3f} of the largest possible. "
+        "{advice}",
+        share=rate_share,
+        advice=advice,
     )
     return Verdict("dimensional collapse", text)
 
@@ -112,9 +118,12 @@ def few_dimensions(ratio: float, advice: str) -> Verdict | None:
     """Return a verdict if embeddings differ along hardly more than a line. ratio: `participation_ratio` of them."""
     if ratio >= COLLAPSED_DIMENSIONS:
         return None
-    text = (
-        f"collapsed to few dimensions: the embeddings of all images lie near a line (participation ratio {ratio:.2f}, "
-        f"healthy runs are well above {COLLAPSED_DIMENSIONS:g}). {advice}"
+    text = Phrase(
+        "collapsed to few dimensions: the embeddings of all images lie near a line (participation ratio {ratio:.2f}, "
+        "healthy runs are well above {limit:g}). {advice}",
+        ratio=ratio,
+        limit=COLLAPSED_DIMENSIONS,
+        advice=advice,
     )
     return Verdict("dimensional collapse", text)
 
@@ -123,9 +132,12 @@ def one_hot_collapse(marginal_entropy: float, outputs: int, advice: str) -> Verd
     """Return a verdict if all images have the same one of `outputs` outputs, by the entropy in nats of their mean."""
     if marginal_entropy >= ONE_HOT_SHARE * math.log(outputs):
         return None
-    text = (
-        f"collapsed to one output: the teacher gives every image the same answer (entropy of its mean output "
-        f"{marginal_entropy:.3f} of {math.log(outputs):.2f} nats). {advice}"
+    text = Phrase(
+        "collapsed to one output: the teacher gives every image the same answer (entropy of its mean output "
+        "{entropy:.3f} of {limit:.2f} nats). {advice}",
+        entropy=marginal_entropy,
+        limit=math.log(outputs),
+        advice=advice,
     )
     return Verdict("one-hot collapse", text)
 
@@ -140,9 +152,14 @@ def constant_output(marginal_entropy: float, target_entropy: float, outputs: int
     if information >= CONSTANT_INFORMATION_SHARE * limit:
         return None
     kind, end = ("uniform", "the uniform output") if target_entropy > limit / 2 else ("one-hot", "one output")
-    text = (
-        f"collapsed: the teacher gives every image the same answer, nearer to {end} (its entropy is "
-        f"{target_entropy:.3f} of {limit:.2f} nats, of which {max(information, 0.0):.4f} tell images apart). {advice}"
+    text = Phrase(
+        "collapsed: the teacher gives every image the same answer, nearer to {end} (its entropy is {entropy:.3f} of "
+        "{limit:.2f} nats, of which {information:.4f} tell images apart). {advice}",
+        end=end,
+        entropy=target_entropy,
+        limit=limit,
+        information=max(information, 0.0),
+        advice=advice,
     )
     return Verdict(f"{kind} collapse", text)
 
@@ -152,7 +169,12 @@ def uniform_collapse(cross_entropy: float, target_entropy: float, outputs: int, 
     limit = math.log(outputs)
     if cross_entropy <= UNIFORM_LOSS_SHARE * limit or target_entropy <= UNIFORM_ENTROPY_SHARE * limit:
         return None
-    text = f"stuck at the uniform output: the cross-entropy is {cross_entropy:.3f}, ln K is {limit:.3f}. {advice}"
+    text = Phrase(
+        "stuck at the uniform output: the cross-entropy is {entropy:.3f}, ln K is {limit:.3f}. {advice}",
+        entropy=cross_entropy,
+        limit=limit,
+        advice=advice,
+    )
     return Verdict("uniform collapse", text)
 
 
@@ -160,8 +182,10 @@ def no_reconstruction(explained: float, advice: str) -> Verdict | None:
     """Return a verdict if predicted pixels are no better than one grey. explained: 1 - error / mean squared target."""
     if explained >= UNEXPLAINED_SHARE:
         return None
-    text = (
-        f"nothing is reconstructed: hidden patches are predicted as one grey ({100 * explained:.1f} % of them "
-        f"explained). {advice}"
+    text = Phrase(
+        "nothing is reconstructed: hidden patches are predicted as one grey ({share:.1f} % of them explained). "
+        "{advice}",
+        share=100 * explained,
+        advice=advice,
     )
     return Verdict("stagnation", text)

@@ -24,6 +24,7 @@ from dinoscope.methods.method import MethodConfig, Outputs, Recipe, RunShape, St
 from dinoscope.models.backbone import BackboneConfig
 from dinoscope.models.heads import DINOHead, HeadShape, WeightNormLinear, drop_gradients
 from dinoscope.schedules import cosine, epoch_warmup
+from dinoscope.text import Phrase
 from dinoscope.types import Step, StepOutput, Views
 
 PatchHead = Literal["shared", "last_layer", "separate"]
@@ -366,24 +367,26 @@ class IBOT(StudentTeacher[IBOTHead]):
 
     def diagnose(self, recent: Mapping[str, float]) -> signs.Verdict | None:
         outputs = self.config.out_dim
-        raise_it = "Raise --method.{}, lower --method.center-momentum, or lower the learning rate."
+        raise_it = "Raise --method.{setting}, lower --method.center-momentum, or lower the learning rate."
         lower_it = (
-            "Lower --method.{} (0.02) and its warm-up, lower --method.out-dim for a small data set, or train for more "
-            "steps with a higher learning rate."
+            "Lower --method.{setting} (0.02) and its warm-up, lower --method.out-dim for a small data set, or train "
+            "for more steps with a higher learning rate."
         )
         for which, prefix in (("teacher-temperature", ""), ("patch-teacher-temperature", "patch_")):
             marginal = recent["teacher_marginal_entropy" if not prefix else "patch_marginal_entropy"]
             entropy = recent[f"{prefix}teacher_entropy"]
             verdict = (
-                signs.one_hot_collapse(marginal, outputs, raise_it.format(which))
-                or signs.uniform_collapse(recent[f"{prefix}cross_entropy"], entropy, outputs, lower_it.format(which))
+                signs.one_hot_collapse(marginal, outputs, Phrase(raise_it, setting=which))
+                or signs.uniform_collapse(
+                    recent[f"{prefix}cross_entropy"], entropy, outputs, Phrase(lower_it, setting=which)
+                )
                 or signs.constant_output(marginal, entropy, outputs, "Raise --method.teacher-momentum.")
             )
             if verdict:
-                of = " of patches" if prefix else ""
-                return replace(
-                    verdict, kind=f"{verdict.kind}{of}", text=f"masked patches: {verdict.text}" if of else verdict.text
-                )
+                if not prefix:
+                    return verdict
+                text = Phrase("masked patches: {text}", text=verdict.text)
+                return replace(verdict, kind=f"{verdict.kind} of patches", text=text)
         return None
 
     def before_update(self, step: Step) -> None:

@@ -12,7 +12,7 @@ from dinoscope.report.charts import line_chart, looks, svg
 from dinoscope.report.page import Figure, Gallery, Notice, Section
 from dinoscope.report.runs import Material, RunRecord
 from dinoscope.tables import Line, LineChart, LinePanel
-from dinoscope.text import listed
+from dinoscope.text import Phrase, joined, listed
 
 _SIZE = (3.1, 1.7)  # inches of a panel: on paper three stand in a row, at three quarters of it
 Levels = tuple[tuple[str, float], ...]
@@ -27,7 +27,7 @@ def _ln_k(runs: Sequence[RunRecord]) -> Levels:
 def _guessing(runs: Sequence[RunRecord]) -> Levels:
     """The accuracy of guessing among classes of one size, for every number of classes that there is."""
     numbers = sorted({run.classes for run in runs if run.classes})
-    return tuple((f"guessing: {100 / number:.3g} %", 100 / number) for number in numbers)
+    return tuple((Phrase("guessing: {share:.3g} %", share=100 / number), 100 / number) for number in numbers)
 
 
 @dataclass(frozen=True)
@@ -118,16 +118,22 @@ def section(material: Material) -> Section | None:
 
 
 def galleries(
-    runs: Sequence[RunRecord], progress: Callable[[int, int], None], titles: Sequence[str] | None = None
+    runs: Sequence[RunRecord],
+    progress: Callable[[int, int], None],
+    titles: Sequence[str] | None = None,
+    say: Callable[[str], str] = str,
 ) -> list[Gallery]:
-    """Draw the figures that any run has values for. titles: draw these alone."""
+    """Draw the figures that any run has values for.
+
+    titles: draw these alone. say: gives the texts, which are `Phrase`s, in the language of the reader.
+    """
     strokes = {line.label: line for line in looks([(run.label, run.method) for run in runs])}
     figures = {title: values for title, values in _figures(runs).items() if titles is None or title in titles}
     drawn: list[Gallery] = []
     for done, (title, values) in enumerate(figures.items(), 1):
-        drawings, notes = _drawings(values, runs, strokes)
+        drawings, notes = _drawings(values, runs, strokes, say)
         if drawings:
-            caption = " ".join([f"{title}.", *notes])
+            caption = say(joined([Phrase("{title}.", title=title), *notes]))
             legend = tuple(strokes.values()) if len(runs) > 1 else ()
             drawn.append(Gallery(tuple(drawings), caption, min_width=205, columns=3, legend=legend))
         progress(done, len(figures))
@@ -135,12 +141,12 @@ def galleries(
 
 
 def _drawings(
-    values: Sequence[_Value], runs: Sequence[RunRecord], strokes: dict[str, Line]
+    values: Sequence[_Value], runs: Sequence[RunRecord], strokes: dict[str, Line], say: Callable[[str], str]
 ) -> tuple[list[Figure], list[str]]:
     """Return the panels that any run has values for, and how to read them."""
     drawings: list[Figure] = []
     readings: list[str] = []
-    lacking: dict[str, list[str]] = {}
+    lacking: dict[tuple[str, ...], list[str]] = {}
     is_hidden = False
     for value in values:
         lines = {run.label: line for run in runs if (line := _line(run, value, strokes[run.label]))}
@@ -150,17 +156,18 @@ def _drawings(
         if not lines:
             continue
         sizes = listed([str(size) for size in sorted({run.image_size for run in having})])
-        readings += [value.reading.format(sizes=sizes)] if value.reading else []
+        readings += [Phrase(value.reading, sizes=sizes)] if value.reading else []
         levels, limits = (value.levels(having), (0, None)) if value.levels else ((), (None, None))
-        panel = LinePanel(value.title, tuple(lines.values()), "epoch", value.unit, levels, limits=limits)
-        drawing = svg(line_chart(LineChart("", value.title, (panel,)), _SIZE, legend=False)).decode("utf-8")
-        drawings.append(Figure(drawing, "", f"{value.title} over the epochs"))
+        levels, title = tuple((say(name), height) for name, height in levels), say(value.title)
+        panel = LinePanel(title, tuple(lines.values()), say("epoch"), say(value.unit), levels, limits=limits)
+        drawing = svg(line_chart(LineChart("", title, (panel,)), _SIZE, legend=False)).decode("utf-8")
+        drawings.append(Figure(drawing, "", say(Phrase("{title} over the epochs", title=value.title))))
         is_hidden = is_hidden or len({(line.x, line.y) for line in lines.values()}) < len(lines)
     if len({run.method for run in runs}) > 1 and any(value.title == "Loss" for value in values):
         readings.insert(0, "Losses of different methods are different quantities: only their course can be compared.")
     notes = [
         *dict.fromkeys(readings),
-        *(f"Not logged{names}: {', '.join(titles)}." for names, titles in lacking.items()),
+        *(_not_logged(names, joined(titles, ", ")) for names, titles in lacking.items()),
     ]
     return drawings, notes + ["Lines of runs with the same values lie on each other; the last is seen."] * is_hidden
 
@@ -174,11 +181,17 @@ def _line(run: RunRecord, value: _Value, look: Line) -> Line | None:
     return None
 
 
-def _without(having: Sequence[RunRecord], runs: Sequence[RunRecord]) -> str:
+def _not_logged(names: Sequence[str], titles: str) -> Phrase:
+    if names:
+        return Phrase("Not logged by {names}: {titles}.", names=listed(names), titles=titles)
+    return Phrase("Not logged: {titles}.", titles=titles)
+
+
+def _without(having: Sequence[RunRecord], runs: Sequence[RunRecord]) -> tuple[str, ...]:
     """The runs that lack a value, by method if none of its runs has it; nothing if that is all of them."""
     if not having:
-        return ""
+        return ()
     methods, lacking = {run.method for run in having}, [run for run in runs if run not in having]
     names = [run.method for run in lacking if run.method not in methods]
     names += [run.label for run in lacking if run.method in methods]
-    return f" by {listed(list(dict.fromkeys(names)))}"
+    return tuple(dict.fromkeys(names))

@@ -16,7 +16,7 @@ from dinoscope.report.page import Block, Bullets, Code, Folded, Notice, Section
 from dinoscope.report.runs import Material, RunRecord
 from dinoscope.tables import Column, Table, TableRow
 from dinoscope.tables import Section as Rows
-from dinoscope.text import ABSENT, count, figure, listed, percent
+from dinoscope.text import ABSENT, Phrase, count, figure, listed, percent
 from dinoscope.training.loop import patience
 
 SHORT = "too short a run to judge"
@@ -112,31 +112,55 @@ def findings(run: RunRecord) -> list[Finding]:
         warnings.insert(0, "it has started, but nothing is saved yet: there are no weights.")
     if run.state == "stopped":
         again = f"dinoscope train --out {shlex.quote(str(run.path))} --resume"
-        text = f"saved up to step {count(run.steps)} of {count(run.total_steps)}: its weights are from there."
-        warnings.insert(0, f"{text} If it is not in training now, continue with {again}")
+        text = Phrase(
+            "saved up to step {step} of {total}: its weights are from there. If it is not in training now, continue "
+            "with {command}",
+            step=count(run.steps),
+            total=count(run.total_steps),
+            command=again,
+        )
+        warnings.insert(0, text)
     ranks, accuracies = run.series("rank_me")[1], run.series("knn_top1")[1]
     is_constant = any(words == _CONSTANT for words, _ in problems)
     if not is_constant and len(ranks) > 1 and ranks[-1] < max(ranks) / 2:  # which is false of NaN, too
-        text = f"RankMe fell from {max(ranks):.1f} to {ranks[-1]:.1f}: features use fewer directions than they did"
+        text = Phrase(
+            "RankMe fell from {highest:.1f} to {last:.1f}: features use fewer directions than they did",
+            highest=max(ranks),
+            last=ranks[-1],
+        )
         if accuracies and accuracies[-1] < 0.9 * max(accuracies):
-            text += f", and online k-NN fell with it, from {max(accuracies):.1f} to {accuracies[-1]:.1f} %"
-            warnings.append(f"{text}: the run collapses in part. Lower the learning rate, or stop earlier.")
+            partly = Phrase(
+                "{text}, and online k-NN fell with it, from {highest:.1f} to {last:.1f} %: the run collapses in part. "
+                "Lower the learning rate, or stop earlier.",
+                text=text,
+                highest=max(accuracies),
+                last=accuracies[-1],
+            )
+            warnings.append(partly)
         else:
             accuracy = "Online k-NN did not fall with it" if accuracies else "Whether accuracy fell is not known"
-            notes.append(f"{text}. {accuracy}.")
+            notes.append(Phrase("{text}. {accuracy}.", text=text, accuracy=accuracy))
     for step, text in run.warnings:
         if not any(sentence.partition(":")[0] in text for _, sentence in problems):
-            notes.append(f"at step {count(step)}, training warned: {text}")
+            notes.append(Phrase("at step {step}, training warned: {text}", step=count(step), text=text))
     waiting = _mean(run, "waiting_for_data")
     if waiting is not None and waiting > MUCH_WAITING:
         notes.append(
-            f"{percent(waiting)} of the time was spent waiting for images. Raise --workers, or store the images "
-            "smaller: about 1.2 times the size of a global view is enough."
+            Phrase(
+                "{share} of the time was spent waiting for images. Raise --workers, or store the images smaller: about "
+                "1.2 times the size of a global view is enough.",
+                share=percent(waiting),
+            )
         )
     if run.unreadable:
-        notes.append(f"{count(len(run.unreadable))} images could not be read and were left out: see `dinoscope scan`.")
+        unread = count(len(run.unreadable))
+        notes.append(Phrase("{count} images could not be read and were left out: see `dinoscope scan`.", count=unread))
     state = verdict(run)
-    well = Finding(run.label, "good", HEALTHY) if state == "healthy" else Finding(run.label, "note", f"{state}.")
+    well = (
+        Finding(run.label, "good", HEALTHY)
+        if state == "healthy"
+        else Finding(run.label, "note", Phrase("{state}.", state=state))
+    )
     first = [Finding(run.label, "warning", text) for text in warnings] or [well]
     return [*first, *(Finding(run.label, "note", text) for text in notes)]
 
@@ -168,14 +192,22 @@ def _problems(run: RunRecord) -> Iterator[tuple[str, str]]:
     if deviation is not None and deviation < COLLAPSED_DEVIATION:
         yield (
             _CONSTANT,
-            f"all images have nearly the same feature (standard deviation {deviation:.4f}; healthy runs are well above "
-            f"{COLLAPSED_DEVIATION}): nothing that is measured of it means much. Lower the learning rate.",
+            Phrase(
+                "all images have nearly the same feature (standard deviation {deviation:.4f}; healthy runs are well "
+                "above {limit}): nothing that is measured of it means much. Lower the learning rate.",
+                deviation=deviation,
+                limit=COLLAPSED_DEVIATION,
+            ),
         )
     if accuracy is not None and run.classes and accuracy < GUESSING * 100 / run.classes and not _is_short(run):
         yield (
             "no better than guessing",
-            f"online k-NN ended at {accuracy:.1f} %, no better than guessing among {run.classes} classes: the features "
-            "tell nothing of the classes. Train longer or with other settings.",
+            Phrase(
+                "online k-NN ended at {accuracy:.1f} %, no better than guessing among {classes} classes: the features "
+                "tell nothing of the classes. Train longer or with other settings.",
+                accuracy=accuracy,
+                classes=run.classes,
+            ),
         )
 
 
