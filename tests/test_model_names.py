@@ -77,6 +77,8 @@ def test_what_is_no_model_is_refused(names: list[str], said: str):
 def test_the_shipped_model_has_a_name():
     model = load_model("shipped")
     assert (model.name, model.label, model.path) == ("shipped", "shipped", shipped_model())
+    assert model.weights == "shipped"  # in the footnotes of every evaluation, which show no path of the package
+    assert load_model(str(shipped_model())).weights == str(shipped_model() / "backbone.safetensors")
 
 
 def test_random_is_the_network_of_the_first_other_model_without_training(exported: Path):

@@ -217,9 +217,13 @@ MIXED = 8
 MIN_BATCH, STEPS_PER_EPOCH = 16, 4
 """A batch is halved, but not below the first, until an epoch has so many steps."""
 
+FEW_CORES = 2
+"""Cores up to which a run on a CPU computes with one thread, as loader, system and all else need the other. Of two
+threads, each waits for the other at every operation: a step took twice the processor time (docs/choosing.md)."""
+
 
 CHOSEN = (
-    *("backbone", "epochs", "batch-size", "accumulate", "drop-path", "evaluate-every", "decode"),
+    *("backbone", "epochs", "batch-size", "accumulate", "drop-path", "evaluate-every", "decode", "threads"),
     *("views.num-global", "views.num-local", "views.global-size", "views.local-size"),
     *("optimizer.name", "optimizer.learning-rate", "optimizer.warmup-epochs", "optimizer.weight-decay"),
     *("optimizer.final-weight-decay",),
@@ -276,7 +280,7 @@ def _config(row: Row, facts: Facts, base: RunConfig, given: Collection[str]) -> 
     config = base if "method" in given else replace(base, method=METHODS[method].config())
     config = filled(config, chosen)
     config = filled(config, _sizes(config, given) | _colours(facts))
-    config = filled(config, {"batch_size": _batch(config.batch_size, facts)})
+    config = filled(config, {"batch_size": _batch(config.batch_size, facts)} | _threads(facts))
     low, high = row.epochs
     epochs = float(f"{min(max(row.seen / facts.images, low), high):.2g}")
     warm_up = 0.0 if chosen.get("optimizer.warmup_epochs") == 0 else WARM_UP * epochs
@@ -297,6 +301,10 @@ def _sizes(config: RunConfig, given: Collection[str]) -> dict[str, Any]:
     patch, views = network(config.backbone).patch, config.views
     sizes = {"views.global_size": views.global_size, "views.local_size": views.local_size}
     return {name: max(round(size / patch), 2) * patch for name, size in sizes.items()}
+
+
+def _threads(facts: Facts) -> dict[str, Any]:
+    return {"threads": 1} if facts.device == "cpu" and facts.cores <= FEW_CORES else {}
 
 
 def _colours(facts: Facts) -> dict[str, Any]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import difflib
 import functools
 import json
 import logging
@@ -34,13 +33,9 @@ from dinoscope.models.baselines import BASELINES
 from dinoscope.models.foreign import pretrained_timm, timm_config
 from dinoscope.models.network import IMAGENET_MEAN, IMAGENET_STD
 from dinoscope.models.pretrained import CATALOGUE, Choices, Release, fetch, import_file, is_cached
+from dinoscope.naming import RANDOM, SHIPPED, UNTRAINED, unknown_model, unknown_network
 from dinoscope.types import Tokens
 
-RANDOM = "random:"
-"""Prefix of a network or model: its network with fresh weights."""
-UNTRAINED = "random"
-"""In a list of models: the network of the first other one with fresh weights."""
-SHIPPED = "shipped"
 SHIPPED_RELEASE = Release(
     "vit_micro_conv8",
     "DINO",
@@ -70,6 +65,7 @@ class Model:
     run: the run folder, if the model is one. settings: of its training, as plain values (`RunConfig`).
     keeps_results: False for a baseline whose results are not kept.
     remarks: what a reader of its results must know.
+    is_named: the name is of released weights or of the shipped model: no path that a person gave.
     """
 
     name: str
@@ -82,6 +78,7 @@ class Model:
     settings: Mapping[str, Any] | None = None
     keeps_results: bool = True
     remarks: tuple[str, ...] = ()
+    is_named: bool = False
 
     def __call__(self, images: Float[Tensor, "b c h w"]) -> Tokens:
         """Return the tokens of normalised images: `model(model.normalize(images))`."""
@@ -99,8 +96,8 @@ class Model:
 
     @property
     def weights(self) -> str:
-        """Return where the weights are, for a protocol: their file, or the name of random ones."""
-        return self.name if self.path is None else str(checkpoint.find_weights(self.path))
+        """Return where the weights are, for a protocol: their file, or the name of random, released or shipped ones."""
+        return self.name if self.path is None or self.is_named else str(checkpoint.find_weights(self.path))
 
     @functools.cached_property
     def weights_hash(self) -> str:
@@ -179,7 +176,7 @@ def load_model(name: str, watch: Watch = say_once) -> Model:
     path = Path(name)
     if not path.exists():
         if name == SHIPPED:
-            return replace(load_model(str(shipped_model())), name=name, label=name)
+            return replace(load_model(str(shipped_model())), name=name, label=name, is_named=True)
         if name in BASELINES:
             title, build = BASELINES[name]
             return Model(name, title, build().eval(), method=name)
@@ -187,7 +184,7 @@ def load_model(name: str, watch: Watch = say_once) -> Model:
             return _of_timm(name, watch)
         if name in CATALOGUE:
             return _released(name, watch)
-        raise UserError(_unknown(name))
+        raise UserError(unknown_model(name, CATALOGUE))
     file = checkpoint.find_weights(path)
     if _is_foreign(file):
         backbone, found = import_file(file)
@@ -304,7 +301,7 @@ def _released(name: str, watch: Watch) -> Model:
     except UserError as error:
         raise UserError(f"{error}. Delete {path}, and it is fetched again") from error
     origin = {"name": name, "method": release.method, "licence": release.licence, "url": release.url}
-    return _without_run(Model(name, name, backbone, path, {**found.provenance(), **origin}))
+    return _without_run(Model(name, name, backbone, path, {**found.provenance(), **origin}, is_named=True))
 
 
 def _of_timm(name: str, watch: Watch) -> Model:
@@ -355,14 +352,6 @@ def _is_foreign(path: Path) -> bool:
         return False  # the error comes when it is loaded
 
 
-def _unknown(name: str) -> str:
-    if len(Path(name).parts) > 1:
-        return f"there is no file or folder {name}"
-    near = difflib.get_close_matches(name, CATALOGUE, n=3, cutoff=0.6)
-    hint = f"did you mean the released {' or '.join(near)}?" if near else "`dinoscope models` lists released weights"
-    return f"there is no file or folder {name}; {hint}"
-
-
 def _config(name: str) -> BackboneConfig:
     # Of a network, for the image size that ends its name, or of a model.
     if name.startswith(TIMM):
@@ -372,9 +361,7 @@ def _config(name: str) -> BackboneConfig:
             return load_model(name).backbone.config
         if name in CATALOGUE:
             return CATALOGUE[name].config()
-        near = difflib.get_close_matches(name, [*BACKBONES, *CATALOGUE], n=3, cutoff=0.6)
-        hint = f"Did you mean {' or '.join(near)}?" if near else f"Networks: {', '.join(BACKBONES)}"
-        raise UserError(f"{RANDOM}{name}: {name!r} is neither a network nor a model. {hint}")
+        raise UserError(unknown_network(name, BACKBONES, CATALOGUE))
     size = re.search(r"_(\d+)$", name)
     return BackboneConfig(name, image_size=int(size[1]) if size else BackboneConfig.image_size)
 

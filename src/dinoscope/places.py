@@ -103,6 +103,26 @@ def joined(places: Iterable[Path]) -> Path:
     return JoinedPath(tuple(absolute))
 
 
+_NOT_LOOKED_UP = "*?[{#"
+"""Signs of patterns, and of images within a file."""
+
+
+def require_place(place: Path) -> None:
+    """Raise UserError if this machine has no such file or folder, alone or within a file.
+
+    Addresses, patterns and images within a file are left to who reads them.
+    """
+    for one in place.places if isinstance(place, JoinedPath) else (place,):
+        if isinstance(one, RemotePath) or any(sign in str(one) for sign in _NOT_LOOKED_UP):
+            continue
+        try:
+            is_there = one.exists() or any(parent.is_file() for parent in one.parents)
+        except OSError:  # who reads it has the better words
+            continue
+        if not is_there:
+            raise UserError(f"{one}: no such {'file' if one.suffix else 'folder'}. Check the path.")
+
+
 def require_local(place: Path) -> None:
     """Raise UserError if a place is not a single one on this machine."""
     if isinstance(place, RemotePath | JoinedPath):

@@ -43,6 +43,24 @@ MISTAKES = {
     "attention a.png --model b --block some": "--block must be a whole number, or all, not 'some'",
     "scan": "FOLDER is missing: folder, archive or list of images",
     "import a b": "'b' is not expected here",
+    "train --data /nowhere --out o": "/nowhere: no such folder. Check the path.",
+    "train --data /nowhere --data /a.zip --out o": "/nowhere: no such folder",
+    "train --data / --out o --init dino_vits1": "did you mean the released dino_vits16",
+    "train --data / --out o --backbone vit_smal_patch16_224": "no backbone 'vit_smal_patch16_224'; did you mean vit_",
+    "knn --model runs/none": "there is no file or folder runs/none",
+    "knn --model shipped dino_vits1": "there is no file or folder dino_vits1; did you mean the released dino_vits16",
+    "knn --model random:vit_micr": "'vit_micr' is neither a network nor a model. Did you mean vit_micro",
+    "voc --model shipped --data / --masks /nowhere": "/nowhere: no such folder",
+    "attention / --model shipped --map attenton": "there is no kind of map 'attenton'; did you mean attention",
+    "attention /nowhere/a.png --model shipped": "/nowhere/a.png: no such file",
+    "segment / --model shipped --by pcaa": "there is no way to segment 'pcaa'; did you mean pca",
+    "compare shipped --out o --skip knnn": "there is no evaluation 'knnn'; did you mean knn",
+    "compare shipped --out o --evaluations voc=/nowhere": "/nowhere: no such folder",
+    "report /nowhere/runs --out o": "there is no file or folder /nowhere/runs",
+    "verdict --data / --models pixels --skip lineer": "there is no part of a verdict 'lineer'; did you mean linear",
+    "study equal-tim --data / --out o": "there is no study 'equal-tim'; did you mean equal-time",
+    "ablate mine.toml --data / --out o": "mine.toml: no such file",
+    "reproduce voc-tabl --data /": "there is no table 'voc-tabl'; did you mean voc-table",
 }
 """A command line -> words of the line that refuses it."""
 
@@ -128,9 +146,10 @@ def spec(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("dinoscope.cli.options.commands", lambda: {"draw": Spec("", "", "", options)})
 
 
-def test_what_tyro_is_given(spec: None) -> None:
+def test_what_tyro_is_given(spec: None, tmp_path: Path) -> None:
+    (tmp_path / "a.png").touch()
     argv = [
-        "a.png",
+        f"{tmp_path / 'a.png'}",
         "--ks",
         "1",
         "2",
@@ -146,9 +165,34 @@ def test_what_tyro_is_given(spec: None) -> None:
     ]
     given = parse("draw", argv)
     assert given is not None
-    assert given.argv() == ["a.png", "--ks", "1", "2", "--at=-1,2", "--no-fast", "--at=3,4", "--block=-1", "--init=x"]
+    assert given.argv() == [argv[0], "--ks", "1", "2", "--at=-1,2", "--no-fast", "--at=3,4", "--block=-1", "--init=x"]
 
 
 def test_an_unknown_option_is_refused_before_a_missing_one(spec: None) -> None:
     with pytest.raises(UserError, match="no option --blok; did you mean --block"):
         parse("draw", ["--blok", "1"])
+
+
+PLACES = (
+    "https://example.org/images.zip",
+    "shards/{000..127}.tar",
+    "images.zip/train",
+    "volume.nii#3",
+)
+
+
+@pytest.mark.parametrize("place", PLACES)
+def test_what_only_its_reader_knows_is_left_to_the_reader(
+    place: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("images.zip").touch()
+    assert parse("scan", [place]) is not None
+
+
+@pytest.mark.parametrize("name", ["shipped", "random", "pixels", "dino_vits16", "timm:x", "random:timm:x", "mine"])
+def test_every_kind_of_name_of_a_model_is_taken(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("mine").mkdir()
+    assert parse("knn", ["--model", name]) is not None
+    assert name in ("random", "pixels") or parse("knn", ["--model", f"random:{name.removeprefix('random:')}"])

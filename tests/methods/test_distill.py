@@ -243,5 +243,5 @@ def test_the_settings_are_options(capsys) -> None:
     assert cli.main(["train", "--method", "distill", "--help"]) == 0
     text = capsys.readouterr().out
     assert all(f"--method.{name}" in text for name in ("teacher", "teacher-size", "patch-weight", "loss"))
-    spec = json.loads(Path(cli.options.FILE).read_text())["train"]
+    spec = json.loads(Path(cli.options.FILE).read_text())["commands"]["train"]
     assert spec["presets"]["recipe"]["distill_vit_small"]["method"] == "distill"

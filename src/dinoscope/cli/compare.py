@@ -27,7 +27,7 @@ class MeasuringOptions:
     data: Path | None = None
     """Labelled images to measure on: train/CLASS/... and val/CLASS/..., or only CLASS/..."""
 
-    evaluations: tuple[str, ...] = ()
+    evaluations: Annotated[tuple[str, ...], tyro.conf.arg(metavar="EVALUATION...")] = ()
     """Besides linear, knn and throughput: names of evaluations (`voc`, `davis`...), or NAME=FOLDER for one with data
     of its own."""
 
@@ -37,7 +37,7 @@ class MeasuringOptions:
     no_baselines: bool = False
     """Leave out raw pixels, whitened patches, and networks with random weights, which are added if --data is given."""
 
-    skip: tuple[str, ...] = ()
+    skip: Annotated[tuple[str, ...], tyro.conf.arg(metavar="EVALUATION...")] = ()
     """Names of evaluations that are not measured; kept results are shown."""
 
     extraction: tyro.conf.OmitArgPrefixes[LabelledOptions] = field(default_factory=LabelledOptions)

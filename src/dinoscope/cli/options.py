@@ -21,7 +21,8 @@ from typing import Any
 
 from dinoscope.config import RANGES, current_name
 from dinoscope.errors import UserError, lookup
-from dinoscope.places import joined, parse_place
+from dinoscope.naming import TIMM, require_model_name
+from dinoscope.places import joined, parse_place, require_place
 from dinoscope.remote import is_address
 from dinoscope.text import window_parts
 
@@ -66,6 +67,9 @@ LOCAL = "PATH", "PATH...", "IMAGE...", "VIDEO", "FILE"
 ADDRESSES = PLACES | {"gallery", "query"}
 """Options that take an address as well as a path."""
 
+WRITTEN = {"out", "save-masks"}
+"""Options that name what is to be written: all others whose words are `LOCAL` or `ADDRESSES` name what must exist."""
+
 ANY, SOME = -1, -2
 """How many words follow an option: any number, or at least one."""
 
@@ -78,6 +82,7 @@ class Option:
     flags: its spellings, the one to show first.
     words: how many follow: 0 for a flag, n for n, `ANY` or `SOME`.
     metavar: what the words are; also their type, see `TYPES`.
+    names: kind of the names of which each word must be one, see `names`; "" for any words.
     when: values of other options with which it exists, such as {"method": "moco"}.
     """
 
@@ -85,6 +90,7 @@ class Option:
     flags: tuple[str, ...] = ()
     words: int = 1
     metavar: str = ""
+    names: str = ""
     choices: tuple[str, ...] = ()
     help: str = ""
     default: str = ""
@@ -145,8 +151,19 @@ def commands() -> dict[str, Spec]:
         lists: dict[str, Any] = {key: tuple(value) for key, value in values.items() if isinstance(value, list)}
         return Option(**(values | lists))
 
-    specs = json.loads(FILE.read_text(encoding="utf-8"))
+    specs = _file()["commands"]
     return {name: Spec(**spec | {"options": tuple(map(option, spec["options"]))}) for name, spec in specs.items()}
+
+
+@functools.cache
+def names() -> dict[str, dict[str, None]]:
+    """Return the names that the library knows, by kind: those of registries that cannot be asked without torch."""
+    return {kind: dict.fromkeys(known) for kind, known in _file()["names"].items()}
+
+
+@functools.cache
+def _file() -> dict[str, Any]:
+    return json.loads(FILE.read_text(encoding="utf-8"))
 
 
 def parse(command: str, argv: Sequence[str]) -> Given | None:
@@ -168,6 +185,10 @@ def parse(command: str, argv: Sequence[str]) -> Given | None:
             meaning = _first_sentence(option.help)
             meaning = meaning if meaning[1:2].isupper() else meaning[:1].lower() + meaning[1:]
             raise UserError(f"{_shown(option)} is missing: {meaning}; `dinoscope {command} --help` explains it")
+    for option, _, words in given.entries:
+        if option.name not in spec.presets:
+            for word in words:
+                _check_known(option, word)
     return given
 
 
@@ -325,6 +346,52 @@ def _check(option: Option, flag: str, words: Sequence[str]) -> None:
             lowest, highest = RANGES.get(option.name.rpartition(".")[2], (-math.inf, math.inf))
             if isinstance(value, int) and not lowest <= value <= highest:
                 raise UserError(f"{flag} must be from {lowest} to {highest}, not {word}")
+
+
+def _check_known(option: Option, word: str) -> None:
+    """Raise UserError for a name that the library does not know, or a path at which there is nothing."""
+    if word in option.choices or not word:
+        return
+    if option.names:
+        CHECKS.get(option.names, functools.partial(_check_name, option.names))(word)
+    elif (option.metavar in LOCAL or option.name in ADDRESSES) and option.name not in WRITTEN:
+        require_place(parse_place(word))
+
+
+def _check_name(kind: str, word: str) -> None:
+    lookup(kind, word, names()[kind])
+
+
+def _check_model(word: str) -> None:
+    require_model_name(word, names()["released"], names()["baseline"], names()["backbone"])
+
+
+def _check_network(word: str) -> None:
+    if not word.startswith(TIMM):
+        _check_name("backbone", word)
+
+
+def _check_evaluation(word: str) -> None:
+    name, _, place = word.partition("=")
+    _check_name("evaluation", name)
+    if place:
+        require_place(parse_place(place))
+
+
+def _check_study(word: str) -> None:
+    if word.endswith(".toml"):
+        require_place(Path(word))
+    elif not Path(word).is_file():
+        _check_name("study", word)
+
+
+CHECKS: dict[str, Callable[[str], None]] = {
+    "model": _check_model,
+    "backbone": _check_network,
+    "evaluation": _check_evaluation,
+    "study": _check_study,
+}
+"""Kind of names -> what raises UserError for a word that is none; of all other kinds, `lookup` does."""
 
 
 def _shown(option: Option) -> str:

@@ -197,6 +197,10 @@ def picture_name(file: Path) -> str:
     return Path(name).stem + (f"-{frame.replace('=', '').replace(',', '-')}" if frame else "")
 
 
+WAYS_TO_SEGMENT = {**dict.fromkeys(MAPS), "pca": None}
+"""What `segment --by` takes."""
+
+
 def models_and_images(models: Sequence[str], images: Sequence[Path]) -> tuple[list[str], list[Path]]:
     """Separate `--model A B IMAGE...`: the command line alone does not tell at which word the images begin.
 
@@ -423,7 +427,7 @@ def segment(
             it. pca: those whose first principal component is on the far side from the border's, without a class token.
         cutout: Also write the image with a transparent background.
     """
-    lookup("way to segment", by, {**dict.fromkeys(MAPS), "pca": None})
+    lookup("way to segment", by, WAYS_TO_SEGMENT)
     drawing = Drawing(options, images, [model])
 
     def draw(shown: Shown) -> Iterator[Page | Picture]:

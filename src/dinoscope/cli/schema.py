@@ -11,7 +11,7 @@ import inspect
 import json
 import re
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import asdict, fields, is_dataclass, replace
 from typing import Any, get_args, get_type_hints
 
@@ -19,11 +19,21 @@ import tyro
 
 from dinoscope.choosing import AUTO, CHOSEN
 from dinoscope.cli.command import MARKERS, Command, registry_of_types
+from dinoscope.cli.compare import FIGURES
 from dinoscope.cli.options import ANY, FILE, SOME, Option, Spec
+from dinoscope.cli.pictures import WAYS_TO_SEGMENT
 from dinoscope.cli.train import Choices
+from dinoscope.cli.verdict import MAY_BE_SKIPPED
 from dinoscope.data.views import VIEWS
+from dinoscope.evaluation import EVALUATIONS
+from dinoscope.explain.maps import MAPS
 from dinoscope.methods import METHODS
+from dinoscope.models.backbone import BACKBONES
+from dinoscope.models.baselines import BASELINES
+from dinoscope.models.pretrained import CATALOGUE
 from dinoscope.recipes import RECIPES, run_config
+from dinoscope.study.definition import study_files
+from dinoscope.study.reproduce import TABLES
 from dinoscope.training.config import RunConfig
 
 GROUPS = (
@@ -41,6 +51,28 @@ GROUPS = (
     "studies",
 )
 """Modules with commands, in the order of `dinoscope --help`."""
+
+NAMES_BY_METAVAR = {
+    "MODEL": "model",
+    "MODEL...": "model",
+    "RUN...": "model",
+    "EVALUATION...": "evaluation",
+    "PART...": "part of a verdict",
+    "STUDY": "study",
+    "TABLE": "table",
+    "NAME": "figure",
+}
+NAMES_BY_OPTION = {
+    "init": "model",
+    "copies-model": "model",
+    "backbone": "backbone",
+    "backbones": "backbone",
+    "methods": "method",
+    "recipe": "recipe",
+    "map": "kind of map",
+    "by": "way to segment",
+}
+"""What the words of an option are, or else its name -> the kind of their names (`Option.names`)."""
 
 _WORDS = {"*": ANY, "+": SOME, "?": 1, None: 1}
 _NOTE = re.compile(r"\s*\((?:(required)|repeatable|default: ((?:.|\n)*))\)$")
@@ -65,6 +97,25 @@ COMMON = (
 """The first options of `train`."""
 
 
+def names() -> dict[str, list[str]]:
+    """Return the names of each kind. Those of models have three: `naming.require_model_name` takes them."""
+    registries: dict[str, Iterable[str]] = {
+        "released": CATALOGUE,
+        "baseline": BASELINES,
+        "backbone": BACKBONES,
+        "method": METHODS,
+        "recipe": RECIPES,
+        "evaluation": EVALUATIONS,
+        "part of a verdict": MAY_BE_SKIPPED,
+        "kind of map": MAPS,
+        "way to segment": WAYS_TO_SEGMENT,
+        "study": study_files(),
+        "table": TABLES,
+        "figure": FIGURES,
+    }
+    return {kind: list(known) for kind, known in registries.items()}
+
+
 def schema() -> dict[str, Any]:
     """Return every command as plain values."""
     modules = [importlib.import_module(f"dinoscope.cli.{group}") for group in GROUPS]
@@ -87,11 +138,13 @@ def options(kind: Callable[..., Any], default: Any = tyro.MISSING_NONPROP, marke
         text = " ".join((text or _documented(kind, default, action.dest)).split())
         unsaid = ("None", "''", *(() if pair else ("False",)))
         flags = tuple(action.option_strings if pair else reversed(action.option_strings))  # tyro puts aliases first
+        name, metavar = flags[0].removeprefix("--") if flags else action.dest, _metavar(action)
         yield Option(
-            name=flags[0].removeprefix("--") if flags else action.dest,
+            name=name,
             flags=flags,
             words=action.nargs if isinstance(action.nargs, int) else _WORDS[action.nargs],
-            metavar=_metavar(action),
+            metavar=metavar,
+            names=NAMES_BY_METAVAR.get(metavar, NAMES_BY_OPTION.get(name, "")),
             choices=tuple(  # of several words, tyro lists them twice
                 dict.fromkeys(
                     word for words in re.findall(r"{([^} ]+)}", str(action.metavar)) for word in words.split(",")
@@ -195,8 +248,9 @@ def _plain(spec: Spec) -> dict[str, Any]:
 
 def text() -> str:
     """Return what `options.json` must hold: a line for each option."""
-    commands = [f"{json.dumps(name)}: {{\n{_lines(values)}\n}}" for name, values in schema().items()]
-    return "{" + ",\n".join(commands) + "}\n"
+    known = ",\n".join(f" {json.dumps(kind)}: {json.dumps(words)}" for kind, words in names().items())
+    commands = ",\n".join(f"{json.dumps(name)}: {{\n{_lines(values)}\n}}" for name, values in schema().items())
+    return f'{{"names": {{\n{known}\n}},\n"commands": {{\n{commands}}}}}\n'
 
 
 def _lines(values: dict[str, Any]) -> str:

@@ -246,7 +246,7 @@ class AblateOptions:
     """Share of the images to train on, if there is no val split; the runs are measured on the rest."""
     masks: Path | None = None
     """Masks of the val images, or a VOC layout: adds the Jaccard of attention with the objects."""
-    evaluations: tuple[str, ...] = ()
+    evaluations: Annotated[tuple[str, ...], tyro.conf.arg(metavar="EVALUATION...")] = ()
     """Names of evaluations to measure on every run besides k-NN, the linear probe and RankMe."""
     stop_on_collapse: bool = False
     """Stop a run when its method finds that it has collapsed; it is a result, and not begun again."""

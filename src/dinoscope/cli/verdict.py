@@ -23,7 +23,7 @@ def verdict(
     models: Annotated[tuple[str, ...], tyro.conf.arg(metavar="MODEL...", help=SEVERAL)],
     out: Path | None = None,
     unlabelled: bool = False,
-    skip: tuple[str, ...] = (),
+    skip: Annotated[tuple[str, ...], tyro.conf.arg(metavar="PART...")] = (),
     overwrite: bool = False,
     json: bool = False,
     extraction: tyro.conf.OmitArgPrefixes[LabelledOptions] = EXTRACTION,

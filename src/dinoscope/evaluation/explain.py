@@ -21,7 +21,6 @@ from jaxtyping import Bool, Float, UInt8
 from numpy import ndarray
 from torch import Tensor
 
-from dinoscope import checkpoint
 from dinoscope.config import to_dict
 from dinoscope.data.benchmarks import VOID, MaskedImages, find_masked_images, object_pixels, voc_root
 from dinoscope.data.finding import find_images, resolve_split
@@ -431,7 +430,7 @@ def _result(
 ) -> Result:
     masked = images.masked
     protocol = {
-        "weights": None if model is None or model.path is None else str(checkpoint.find_weights(model.path)),
+        "weights": None if model is None or model.path is None else model.weights,
         "weights_hash": None if model is None else model.weights_hash,
         "network": None if model is None else model.backbone.config.name,
         "map_shown": TITLES["centre"] if model is None else map_title(config.map, model.backbone),

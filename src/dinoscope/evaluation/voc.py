@@ -32,7 +32,6 @@ from numpy import ndarray
 from PIL import Image
 from torch import Tensor
 
-from dinoscope import checkpoint
 from dinoscope.data.benchmarks import BACKGROUND, VOID, MaskedImages, SizesDisagree, find_masked_images
 from dinoscope.data.grey_range import Window
 from dinoscope.data.images import UnreadableImage, decode, read
@@ -512,7 +511,7 @@ def _results(
                 parameters = {"mass": config.mass, "class": value}
                 metrics.append(Metric(name, 100 * values.mean().item(), n=len(showing), parameters=parameters))
         protocol = {
-            "weights": "random" if model.path is None else str(checkpoint.find_weights(model.path)),
+            "weights": "random" if model.path is None else model.weights,
             "weights_hash": model.weights_hash,
             "network": model.backbone.config.name,
             "maps": scores[number].maps,

@@ -17,10 +17,9 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from dinoscope.errors import UserError
 from dinoscope.models.network import IMAGENET_MEAN, IMAGENET_STD, Backbone, BackboneConfig, Depths
+from dinoscope.naming import TIMM
 from dinoscope.types import Tokens
 
-TIMM = "timm:"
-"""Prefix of a name of timm's: `timm:convnext_tiny`."""
 PIXELS = "pixels"
 PIXELS_SIZE = 32
 """Side in pixels of the images that are compared pixel by pixel."""
