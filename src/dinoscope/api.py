@@ -385,11 +385,13 @@ def evaluate(
     names = [evaluations] if isinstance(evaluations, str) else list(evaluations)
     chosen = [lookup("evaluation", name, EVALUATIONS) for name in names]
     configs = [changed(each.config(), (settings or {}).get(each.name, {})) for each in chosen]
-    loaded = _models(several)
     images = None if data is None else parse_place(data) if isinstance(data, str | Path) else _images(data)
     conditions = Context(pick_device(device), **context)
     if isinstance(data, tuple) and conditions.share is not None:
         raise UserError("split is for images without a val split; give one source, or two and no split")
+    for evaluation, config in zip(chosen, configs, strict=True):
+        evaluation.check(images, config, conditions)
+    loaded = _models(several)
     results = [
         (model.label, result)
         for evaluation, config in zip(chosen, configs, strict=True)

@@ -94,6 +94,7 @@ def run(evaluation: Evaluation, options: Any) -> None:
         names = ["table.md", f"{evaluation.name}.json", f"{evaluation.name}.tex", *_csv_names(evaluation), *pages]
         claim(out, names, overwrite=options.overwrite)
     context = options.extraction.context(out=out, overwrite=options.overwrite)
+    evaluation.check(options.data, options.config, context)
     models = load_models(options.model, progress_bar) if options.model else []
     results = base.measure(evaluation, models, options.data, options.config, context)
     labels = [model.label for model in models]

@@ -225,6 +225,8 @@ class Evaluation:
         (`results.OF_THE_MODEL`). Raises KeyError if another entry is missing.
     expected: the entries of a protocol that are known beforehand for a model, data (None: the settings alone) and
         settings; a kept result that has them all need not be measured again. Raises UserError as `run` does.
+    check: raises UserError for data and settings that `run` refuses whatever the models are. It is called before models
+        are loaded, fetched or fitted, and leaves groups and a split to `run`, as these may come from a model.
     default: part of every comparison and report.
     by_network: the result depends on the network and not on its weights (speed).
     keeps_results: `run` keeps the results itself, because files belong to them (masks of a few frames).
@@ -251,6 +253,7 @@ class Evaluation:
     columns: tuple[Column, ...]
     protocol_line: Callable[[Mapping[str, Any]], str]
     expected: Callable[[Model, Data, Any, Context], Mapping[str, Any]]
+    check: Callable[[Data, Any, Context], object] = lambda data, config, context: None
     default: bool = False
     by_network: bool = False
     keeps_results: bool = False
@@ -279,6 +282,8 @@ def measure(evaluation: Evaluation, models: Sequence[Model], data: Data, config:
     Raises UserError as `Evaluation.run` does.
     """
     measured: list[Result] = []
+    if any(model.backbone.fit is not None for model in models):  # takes a while, before the run opens the data
+        evaluation.check(data, config, context)
     if "group" in evaluation.uses:
         context = inherited(context, models, data)
     models = fitted(evaluation, models, data, config, context)
@@ -582,6 +587,20 @@ def labelled_images(data: Data, context: Context = DEFAULT_CONTEXT) -> Images:
         return images_of(train, val, context)
     _require_classes(*data)
     return context.prepared(*data)
+
+
+def require_labels(data: Data, context: Context = DEFAULT_CONTEXT) -> None:
+    """Raise UserError for images that no evaluation with labels can use: `Evaluation.check` of most of them.
+
+    A missing val split is refused only if the context has the split that would be made; else a run may have one.
+    """
+    context = replace(context, group=None)
+    if isinstance(data, Path) and context.split is None and find_split(data, "val") is None:
+        images_of(find_split(data, "train") or data, None, context)
+        return
+    known, queries = labelled_images(data, context)
+    if queries is not None:
+        require_known_classes(known, queries)
 
 
 def images_of_splits(data: Data, context: Context = DEFAULT_CONTEXT, *, what: str) -> tuple[ImageSource, ImageSource]:

@@ -295,6 +295,14 @@ def default_settings(evaluations: Iterable[str] | None = None) -> dict[str, tupl
     return {name: (None, EVALUATIONS[name].config()) for name in names}
 
 
+def check(data: Path | None, wanted: Wanted | None, skip: Collection[str], context: Context) -> None:
+    """Raise UserError if the data cannot be used by what is to be measured, before models are loaded."""
+    for name, (own, config) in (default_settings() if wanted is None else wanted).items():
+        evaluation, place = EVALUATIONS[name], data if own is None else own
+        if name not in skip and place is not None and (own is not None or evaluation.needs in ("labels", "images")):
+            evaluation.check(place, config, context)
+
+
 def gather(
     models: Sequence[Model],
     data: Path | None = None,

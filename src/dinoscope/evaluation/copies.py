@@ -358,6 +358,11 @@ def _protocol(
     return protocol
 
 
+def check(data: Data, config: CopiesConfig, context: Context) -> None:
+    find_copydays(data)
+    _others(config, data)
+
+
 def expected(model: Model, data: Data, config: CopiesConfig, context: Context) -> dict[str, Any]:
     distractors, others = _others(config, data)
     found = None if data is None else find_copydays(data)
@@ -402,6 +407,7 @@ EVALUATION = base.Evaluation(
     (base.Column("copies", "Copies mAP", "copies_strong_map"),),
     protocol_line,
     expected,
+    check,
     uses=("device", "precision", "batch_size", "workers", "image_size"),
     tables=tables,
 )

@@ -269,5 +269,6 @@ EVALUATION = Evaluation(
     ),
     protocol_line,
     expected,
+    lambda data, config, context: shown_images(data),
     uses=("device", "precision", "batch_size", "image_size"),
 )

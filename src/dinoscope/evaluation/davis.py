@@ -774,6 +774,7 @@ EVALUATION = base.Evaluation(
     (base.Column("davis", "DAVIS J&F", "jf_mean"),),
     protocol_line,
     expected,
+    lambda data, config, context: _found(data, config),
     needs_no_model=True,
     uses=("device",),
     keeps_results=True,

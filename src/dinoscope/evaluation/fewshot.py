@@ -545,6 +545,7 @@ EVALUATION = base.Evaluation(
     ),
     protocol_line,
     expected,
+    lambda data, config, context: base.require_labels(data, context),
     uses=base.OF_LABELLED_IMAGES,
     tables=tables,
     charts=charts,

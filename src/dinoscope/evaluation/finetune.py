@@ -172,6 +172,11 @@ def run(models: Sequence[Model], data: Data, config: FinetuneConfig, context: Co
             yield found
 
 
+def check(data: Data, config: FinetuneConfig, context: Context) -> None:
+    for place in (data, *map(parse_place, config.more_data)):
+        base.require_labels(place, context)
+
+
 def _measured(
     model: Model, name: str, images: tuple[ImageSource, ImageSource], config: FinetuneConfig, context: Context
 ) -> Result:
@@ -339,6 +344,7 @@ EVALUATION = base.Evaluation(
     (base.Column("finetune", "Fine-tuned", "finetune_top1"),),
     protocol_line,
     expected,
+    check,
     uses=base.OF_LABELLED_IMAGES,
     tables=tables,
 )

@@ -12,6 +12,7 @@ own group votes: their similarities are struck out of each block before it is se
 
 from __future__ import annotations
 
+import contextlib
 import logging
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -393,19 +394,34 @@ def run(models: Sequence[Model], data: Data, config: KNNConfig, context: Context
         yield new_result("knn", _protocol(model, images, config, context) | counts, metrics)
 
 
-def _images(data: Data, config: KNNConfig, context: Context = base.DEFAULT_CONTEXT) -> Images:
+def check(data: Data, config: KNNConfig, context: Context) -> None:
+    with _one_source(data, config):
+        if config.gallery is None:
+            base.require_labels(data, context)
+        else:
+            base.images_of(config.gallery, config.query, replace(context, group=None))
+
+
+@contextlib.contextmanager
+def _one_source(data: Data, config: KNNConfig) -> Iterator[None]:
+    """Refuse anything but --data, or --gallery with --query; of a single split, name these in the refusal."""
     if (config.gallery is None) != (config.query is None) or (data is None) == (config.gallery is None):
         raise UserError("give either --data, or --gallery and --query together")
     try:
+        yield
+    except UserError as error:
+        if isinstance(data, Path) and (find_split(data, "train") is None) != (find_split(data, "val") is None):
+            raise UserError(f"{error} Or name two folders yourself with --gallery and --query.") from error
+        raise
+
+
+def _images(data: Data, config: KNNConfig, context: Context = base.DEFAULT_CONTEXT) -> Images:
+    with _one_source(data, config):
         gallery, queries = (
             base.labelled_images(data, context)
             if config.gallery is None
             else base.images_of(config.gallery, config.query, context)
         )
-    except UserError as error:
-        if isinstance(data, Path) and (find_split(data, "train") is None) != (find_split(data, "val") is None):
-            raise UserError(f"{error} Or name two folders yourself with --gallery and --query.") from error
-        raise
     if queries is None and config.label_fraction != 1:
         raise UserError("--label-fraction needs queries apart from the gallery: a val split, --query, or --split")
     if queries is not None:
@@ -472,6 +488,7 @@ EVALUATION = base.Evaluation(
     (base.Column("knn", "k-NN", "knn_top1", {"k": K}, pick=headline),),
     protocol_line,
     expected,
+    check,
     default=True,
     uses=base.OF_LABELLED_IMAGES,
     train_data=lambda data, config: data if config.gallery is None else _images(data, config),

@@ -183,5 +183,6 @@ EVALUATION = Evaluation(
     (Column("lidar", "LiDAR", "lidar", unit="", ranked=False),),
     protocol_line,
     expected,
+    lambda data, config, context: shown_images(data),
     uses=("device", "precision", "batch_size", "image_size"),
 )

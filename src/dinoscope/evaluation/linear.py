@@ -591,6 +591,7 @@ EVALUATION = base.Evaluation(
     (base.Column("linear", "Linear", "linear_top1"),),
     protocol_line,
     expected,
+    lambda data, config, context: base.require_labels(data, context),
     default=True,
     uses=base.OF_LABELLED_IMAGES,
     file_name=_file_name,

@@ -63,5 +63,6 @@ EVALUATION = Evaluation(
     (Column("rank", "RankMe", "rankme", unit="", ranked=False),),
     protocol_line,
     expected,
+    lambda data, config, context: shown_images(data),
     prefix="rankme",
 )

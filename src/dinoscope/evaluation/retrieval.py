@@ -585,15 +585,32 @@ def _landmarks(file: Path, context: Context) -> Landmarks:
     return read_landmarks(file)
 
 
-def _labelled_images(data: Data, config: RetrievalConfig, context: Context) -> ImageSource:
+def check(data: Data, config: RetrievalConfig, context: Context) -> None:
+    file = truth_file(data)
+    if file is not None:
+        _landmarks(file, context)
+        return
+    _refuse_options_of_landmarks(config)
+    val = _only_val(data)
+    base.require_labels(data if val is None else val, context)
+
+
+def _refuse_options_of_landmarks(config: RetrievalConfig) -> None:
     if config.uncropped or config.multi_scale or config.feature != "image":
         option = "--uncropped" if config.uncropped else "--multi-scale" if config.multi_scale else "--feature gem"
         raise UserError(
             f"{option} is for revisited Oxford and Paris: there is no gnd_NAME.pkl or gnd_NAME.json right in the data"
         )
-    val = None
-    if isinstance(data, Path) and find_split(data, "train") is None:
-        val = find_split(data, "val")  # nothing is trained, so it may be the only one
+
+
+def _only_val(data: Data) -> Path | None:
+    """Return the val split of a folder that has no other: nothing is trained."""
+    return find_split(data, "val") if isinstance(data, Path) and find_split(data, "train") is None else None
+
+
+def _labelled_images(data: Data, config: RetrievalConfig, context: Context) -> ImageSource:
+    _refuse_options_of_landmarks(config)
+    val = _only_val(data)
     known, queries = base.labelled_images(data, context) if val is None else base.images_of(val, None, context)
     return known if queries is None else queries
 
@@ -701,6 +718,7 @@ EVALUATION = base.Evaluation(
     (base.Column("retrieval", "Retrieval mAP", "retrieval_map", pick=headline),),
     protocol_line,
     expected,
+    check,
     uses=base.OF_LABELLED_IMAGES,
     tables=tables,
 )

@@ -929,6 +929,7 @@ EVALUATION = base.Evaluation(
     (base.Column("voc", "VOC Jaccard", MEAN), base.Column("voc_published", "VOC Jaccard, best head", BEST_HEAD)),
     protocol_line,
     expected,
+    lambda data, config, context: _images(data, config),
     uses=("device", "precision", "batch_size"),
     file_name=lambda config, protocol: variant_name("voc", protocol["map"], protocol["block"], protocol["limit"]),
     tables=tables,

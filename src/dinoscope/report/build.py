@@ -11,9 +11,9 @@ from dinoscope import __version__
 from dinoscope.errors import UserError
 from dinoscope.evaluation import EVALUATIONS
 from dinoscope.evaluation.base import DEFAULT_CONTEXT, Context, inherited
-from dinoscope.evaluation.compare import Entry, Wanted, compare, gather
+from dinoscope.evaluation.compare import Entry, Wanted, check, compare, gather
 from dinoscope.files import claim_file, replacing
-from dinoscope.model_names import Model, is_run, load_models, with_runs_inside
+from dinoscope.model_names import RANDOM, Model, is_run, load_models, run_settings, with_runs_inside
 from dinoscope.report.comparison import require_different
 from dinoscope.report.page import Document, Section, render
 from dinoscope.report.runs import Material, read_runs
@@ -67,6 +67,8 @@ def write_report(
     models = with_runs_inside(models)
     require_different(models)
     claim_file(out, overwrite=overwrite)
+    if data is not None:
+        check(data, wanted, skip, context)
     with context.watch("reading runs") as progress:
         progress(0, 1)
         runs = read_runs([Path(name) for name in models if not isinstance(name, Model) and is_run(Path(name))])

@@ -57,6 +57,7 @@ def compare_runs(
         raise UserError("give at least one run folder or model")
     require_different(runs)
     claim(out, FILES, overwrite=overwrite)
+    compare.check(data, wanted, skip, context)
     models = load_models(runs, context.watch)
     comparison = compare.gather(models, data, wanted, skip=skip, context=context, baselines=baselines)
     table = compare.display_table(comparison, published)

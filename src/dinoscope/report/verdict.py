@@ -13,7 +13,7 @@ from dinoscope import __version__
 from dinoscope.config import from_dict, to_dict
 from dinoscope.errors import UserError
 from dinoscope.evaluation import EVALUATIONS, compare
-from dinoscope.evaluation.base import DEFAULT_CONTEXT, Context, Labelled
+from dinoscope.evaluation.base import DEFAULT_CONTEXT, Context, Labelled, shown_images
 from dinoscope.evaluation.compare import Entry
 from dinoscope.evaluation.evidence import SCORES, SPEED, WITH_LABELS, Check, Verdict, verdict_on
 from dinoscope.evaluation.results import OF_THE_MODEL, plain
@@ -61,6 +61,7 @@ def write_verdict(
     require_different(names)
     if out is not None:
         claim(out, FILES, overwrite=overwrite)
+    shown_images(data)  # refuses data without images before models are loaded
     models = load_models(names, context.watch)
     verdict = verdict_on(models, data, wanted=wanted, skip=skip, unlabelled=unlabelled, context=context)
     tables = verdict_tables(verdict)
