@@ -131,6 +131,14 @@ def test_the_device_and_the_size_of_the_images_decide() -> None:
     assert named(replace(CIFAR, images=1)) == "a CPU and a transformer"
 
 
+def test_two_cores_compute_with_one_thread_and_more_cores_with_as_many_as_torch_takes() -> None:
+    photographs = replace(CIFAR, images=372, side=400)
+    assert choose(photographs, BASE).config.threads == 1
+    assert choose(replace(photographs, cores=8), BASE).config.threads == 0
+    assert choose(replace(photographs, device="cuda"), BASE).config.threads == 0
+    assert choose(photographs, replace(BASE, threads=2), {"threads"}).config.threads == 2
+
+
 def test_a_small_gpu_cuts_the_batch_and_a_large_one_does_not() -> None:
     large, small = choose(PHOTOGRAPHS, BASE).config, choose(replace(PHOTOGRAPHS, memory=8 * 10**9), BASE).config
     assert (large.accumulate, large.batch_size) == (1, small.batch_size)
