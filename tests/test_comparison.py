@@ -216,6 +216,20 @@ def test_of_results_on_two_data_sets_all_models_show_the_same(runs: Path, traine
     assert row["entries"][0]["measurements"]["knn"]["protocol"]["image_size"] == 32
 
 
+def test_columns_of_different_data_are_named(runs: Path, trained: Path) -> None:
+    """What was kept of other data is shown if nothing else was asked for, and the table says so."""
+    other = str(trained / "other")
+    assert main(["knn", "--model", "a0", "--data", other, "--ks", "20", "--device", "cpu", "--workers", "0"]) == 0
+    linear = ["--epochs", "2", "--device", "cpu", "--workers", "0"]
+    assert main(["linear", "--model", "a0", "--data", str(trained / "data"), *linear]) == 0
+    values = compared("a0", "--skip", "throughput")
+    (line,) = [line for line in values["remarks"] if "different data" in line]
+    assert f"Linear of {trained / 'data'}; k-NN (k = 12) of {other}." in line
+
+    arguments = ["--skip", "throughput", "--data", other, "--no-baselines", "--overwrite"]
+    assert not any("different data" in line for line in compared("a0", *arguments)["remarks"])
+
+
 def test_missing_results_are_measured_where_the_others_were(runs: Path, trained: Path) -> None:
     assert main(["knn", "--model", "a0", "--data", str(trained / "other"), "--ks", "20", "--workers", "0"]) == 0
     compared("a0", "b", "--skip", "linear", "throughput")

@@ -127,6 +127,7 @@ def test_a_name_that_is_no_utf8_is_drawn_with_a_question_mark(
 
 
 def test_no_readable_image_is_an_error(vit: Path, tmp_path: Path) -> None:
+    (tmp_path / "none.jpg").write_bytes(b"no image")
     with pytest.raises(UserError, match=r"no image could be drawn.*none\.jpg"):
         run(vit, tmp_path / "out", tmp_path / "none.jpg")
 

@@ -153,7 +153,7 @@ def test_labels_are_needed(model: Path, picture_folder: MakeFolder) -> None:
         run(model, "--data", picture_folder(3))
 
 
-@pytest.mark.parametrize("options", [[], ["--gallery", "x"], ["--query", "x"], ["--data", "x", "--query", "y"]])
+@pytest.mark.parametrize("options", [[], ["--gallery", "."], ["--query", "."], ["--data", ".", "--query", "."]])
 def test_contradicting_folders(model: Path, options: list[str]) -> None:
     with pytest.raises(UserError, match="either --data, or --gallery and --query together"):
         run(model, *options)

@@ -108,6 +108,7 @@ def test_options_out_of_range_are_told_in_one_line(
 
 @pytest.mark.parametrize("name", ["pca", "similarity", "segment"])
 def test_no_readable_image_is_an_error(name: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "none.jpg").write_bytes(b"no image")
     assert run(*command(name), tmp_path / "none.jpg", "--model", VIT, "--out", tmp_path / "out") == 2
     assert "none.jpg" in capsys.readouterr().err
     assert names(tmp_path / "out") == []

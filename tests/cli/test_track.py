@@ -186,7 +186,7 @@ def test_masks_and_videos_that_do_not_fit_are_refused(
     assert run(video=tmp_path / "nothing") == 2
     assert "no frames in this folder" in capsys.readouterr().err
     assert run(video=tmp_path / "none.mp4") == 2
-    assert "there is no video" in capsys.readouterr().err
+    assert "none.mp4: no such file" in capsys.readouterr().err
     assert not (tmp_path / "out").exists()
 
 

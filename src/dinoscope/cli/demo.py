@@ -200,7 +200,8 @@ def quickstart(
 
 COMMANDS = {
     "quickstart": Command(
-        "train a small model on drawn scenes, evaluate it and show what it attends to (6 minutes, CPU)", quickstart
+        "train a small model on drawn scenes, evaluate it and show what it attends to (minutes, CPU)",
+        quickstart,
     ),
     "demo": Command(
         "an interactive page in the browser: one's own images, two models side by side",

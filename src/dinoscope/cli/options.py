@@ -187,8 +187,7 @@ def parse(command: str, argv: Sequence[str]) -> Given | None:
             raise UserError(f"{_shown(option)} is missing: {meaning}; `dinoscope {command} --help` explains it")
     for option, _, words in given.entries:
         if option.name not in spec.presets:
-            for word in words:
-                _check_known(option, word)
+            _check_known(option, words)
     return given
 
 
@@ -348,14 +347,21 @@ def _check(option: Option, flag: str, words: Sequence[str]) -> None:
                 raise UserError(f"{flag} must be from {lowest} to {highest}, not {word}")
 
 
-def _check_known(option: Option, word: str) -> None:
+def _check_known(option: Option, words: Sequence[str]) -> None:
     """Raise UserError for a name that the library does not know, or a path at which there is nothing."""
-    if word in option.choices or not word:
-        return
-    if option.names:
-        CHECKS.get(option.names, functools.partial(_check_name, option.names))(word)
-    elif (option.metavar in LOCAL or option.name in ADDRESSES) and option.name not in WRITTEN:
-        require_place(parse_place(word))
+    faults: list[UserError] = []
+    for word in words:
+        if word in option.choices or not word:
+            continue
+        try:
+            if option.names:
+                CHECKS.get(option.names, functools.partial(_check_name, option.names))(word)
+            elif (option.metavar in LOCAL or option.name in ADDRESSES) and option.name not in WRITTEN:
+                require_place(parse_place(word))
+        except UserError as error:
+            faults.append(error)
+    if faults and (option.metavar != "IMAGE..." or len(faults) == len(words)):  # else the others are drawn
+        raise faults[0]
 
 
 def _check_name(kind: str, word: str) -> None:

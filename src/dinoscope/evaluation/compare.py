@@ -21,6 +21,7 @@ from scipy import special  # pyright: ignore[reportMissingTypeStubs]
 
 from dinoscope import __version__, checkpoint
 from dinoscope.config import difference, flat, identity, some, text, to_dict
+from dinoscope.data.sources import is_split
 from dinoscope.errors import UserError
 from dinoscope.evaluation import EVALUATIONS, base
 from dinoscope.evaluation.base import Context, Data
@@ -874,12 +875,34 @@ def _remarks(comparison: Comparison, intervals: bool = False) -> list[str]:
             f"Single runs: 95 % intervals {interval_words(comparison)} reach at most {max(reach):.1f} to either side; "
             "another seed may differ by more"
         )
+    remarks += _of_several_data(comparison)
     for name in comparison.evaluations:
         if line := _protocol_line(comparison, name):
             remarks.append(f"{EVALUATIONS[name].columns[0].title}: {line}")
     if any(len(row.entries) > 1 for row in comparison.rows):
         remarks.append("n: runs that differ in the seed alone; mean ± standard deviation of the sample")
     return remarks
+
+
+def _of_several_data(comparison: Comparison) -> list[str]:
+    """Return the remark that columns which need labels are of different data, as kept results may be; else nothing."""
+    titles: dict[tuple[str, ...], list[str]] = {}
+    for name in comparison.accuracies:
+        evaluation = EVALUATIONS[columns()[name][0]]
+        protocol = usual_protocol(comparison.rows, evaluation.name) if evaluation.needs == "labels" else None
+        if protocol and (places := _data_of(protocol)):
+            titles.setdefault(places, []).append(comparison.title(name))
+    if len(titles) < 2:
+        return []
+    parts = (f"{', '.join(own)} of {' and '.join(places)}" for places, own in titles.items())
+    return [f"Columns are of different data: {'; '.join(parts)}. With --data FOLDER all are of the same"]
+
+
+def _data_of(protocol: Mapping[str, Any]) -> tuple[str, ...]:
+    """Return the folders of the images of a protocol; of splits the folder that holds them."""
+    places = (protocol.get(name) for name in ("gallery", "queries", "train", "val", "data"))
+    paths = (Path(place) for place in places if isinstance(place, str))
+    return tuple(dict.fromkeys(str(path.parent if is_split(path.name) else path) for path in paths))
 
 
 def speed_line(comparison: Comparison) -> str:
