@@ -355,6 +355,7 @@ def run(models: Sequence[Model], data: Data, config: ExplainConfig, context: Con
     Raises UserError if the gallery has no labels, a model has no such block or gives no
     numbers, or no image can be read.
     """
+    data = _folder(data)
     images, gallery = _images(data, config)
     # the images that are measured are not cropped: the gallery's are no more than to their middle square
     context = replace(context, image_size=config.size, crop_fraction=1.0)
@@ -493,10 +494,14 @@ def _settings(config: ExplainConfig) -> dict[str, Any]:
     return {**{name: getattr(config, name) for name in names}, "perturbation": to_dict(config.perturbation)}
 
 
-def _images(data: Data, config: ExplainConfig) -> tuple[ImageFiles, ImageSource | None]:
-    """Return the images, and the gallery if there is one."""
+def _folder(data: Data) -> Path:
     if not isinstance(data, Path):
         raise UserError("no images to measure on: give --data FOLDER")
+    return data
+
+
+def _images(data: Path, config: ExplainConfig) -> tuple[ImageFiles, ImageSource | None]:
+    """Return the images, and the gallery if there is one."""
     gallery = None if config.gallery is None else find_images(resolve_split(config.gallery, "train"), labelled=True)
     return find_image_files(data, config.masks, config.limit), gallery
 
@@ -662,7 +667,7 @@ EVALUATION = Evaluation(
     ),
     protocol_line,
     expected,
-    lambda data, config, context: _images(data, config),
+    lambda data, config, context: _images(_folder(data), config),
     uses=("device", "batch_size"),
     file_name=_file_name,
     tables=tables,

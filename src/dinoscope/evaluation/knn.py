@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Generator, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -403,7 +403,7 @@ def check(data: Data, config: KNNConfig, context: Context) -> None:
 
 
 @contextlib.contextmanager
-def _one_source(data: Data, config: KNNConfig) -> Iterator[None]:
+def _one_source(data: Data, config: KNNConfig) -> Generator[None]:
     """Refuse anything but --data, or --gallery with --query; of a single split, name these in the refusal."""
     if (config.gallery is None) != (config.query is None) or (data is None) == (config.gallery is None):
         raise UserError("give either --data, or --gallery and --query together")
