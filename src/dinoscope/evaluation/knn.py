@@ -403,7 +403,7 @@ def check(data: Data, config: KNNConfig, context: Context) -> None:
 
 
 @contextlib.contextmanager
-def _one_source(data: Data, config: KNNConfig) -> Generator[None]:
+def _one_source(data: Data, config: KNNConfig) -> Generator[None, None, None]:
     """Refuse anything but --data, or --gallery with --query; of a single split, name these in the refusal."""
     if (config.gallery is None) != (config.query is None) or (data is None) == (config.gallery is None):
         raise UserError("give either --data, or --gallery and --query together")
