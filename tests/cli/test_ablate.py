@@ -183,7 +183,7 @@ REFUSALS = {
     "seeds": (["--seeds", "1", "1"], "the seed '1' is given twice"),
     "idle": (["--axes", "idle"], "every value is the baseline's own (64), so there is nothing to vary"),
     "jobs": (["--jobs", "0"], "--jobs must be at least 1"),
-    "masks": (["--masks", "nowhere"], "--masks nowhere is not a folder"),
+    "masks": (["--masks", "nowhere"], "--masks nowhere: no such folder"),
     "few images": (["--data", "FEW"], "run baseline-s0: --batch-size 12 is more than the 3 readable images"),
     "median without labels": (["--data", "PLAIN", "--stop-median"], "--stop-median compares online k-NN"),
 }

@@ -140,7 +140,7 @@ def test_every_block_in_a_row(picture_folder: Folder, tmp_path: Path) -> None:
         (("--model", VIT, RESNET, "--block", "1"), "resnet_micro has no attention blocks"),
         (("--model", VIT, VIT, "--separate"), "--separate is for one model"),
         (("--model", VIT, "--block", "all", "--map", "rollout"), "--block all is for --map attention"),
-        (("--model", VIT, "--masks", "nowhere"), "--masks nowhere is not a folder"),
+        (("--model", VIT, "--masks", "nowhere"), "--masks nowhere: no such folder"),
     ],
 )
 def test_settings_that_do_not_go_together(

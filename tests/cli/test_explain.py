@@ -198,7 +198,7 @@ def test_images_without_object_or_with_an_unfit_mask_are_counted(scenes: Path, t
             "needs attention blocks",
         ),
         (("--block", "0", "--map", "energy"), "leave the block at -1"),
-        (("--masks", "nowhere"), "is not a folder"),
+        (("--masks", "nowhere"), "--masks nowhere: no such folder"),
         (("--gallery", "GALLERY"), "outside of any class folder"),
         (("--data", "nowhere"), "no such folder"),
         (("--model", "random:vit_micro"), "neither a network nor a model"),

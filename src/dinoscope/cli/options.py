@@ -185,9 +185,10 @@ def parse(command: str, argv: Sequence[str]) -> Given | None:
             meaning = _first_sentence(option.help)
             meaning = meaning if meaning[1:2].isupper() else meaning[:1].lower() + meaning[1:]
             raise UserError(f"{_shown(option)} is missing: {meaning}; `dinoscope {command} --help` explains it")
-    for option, _, words in given.entries:
+    # first what no file on this machine can make right
+    for option, flag, words in sorted(given.entries, key=lambda entry: entry[0].names in ("", "model")):
         if option.name not in spec.presets:
-            _check_known(option, words)
+            _check_known(option, flag, words)
     return given
 
 
@@ -347,7 +348,7 @@ def _check(option: Option, flag: str, words: Sequence[str]) -> None:
                 raise UserError(f"{flag} must be from {lowest} to {highest}, not {word}")
 
 
-def _check_known(option: Option, words: Sequence[str]) -> None:
+def _check_known(option: Option, flag: str, words: Sequence[str]) -> None:
     """Raise UserError for a name that the library does not know, or a path at which there is nothing."""
     faults: list[UserError] = []
     for word in words:
@@ -359,7 +360,8 @@ def _check_known(option: Option, words: Sequence[str]) -> None:
             elif (option.metavar in LOCAL or option.name in ADDRESSES) and option.name not in WRITTEN:
                 require_place(parse_place(word))
         except UserError as error:
-            faults.append(error)
+            is_told = bool(option.names) or option.name in PLACES or not flag
+            faults.append(error if is_told else UserError(f"{flag} {error}"))
     if faults and (option.metavar != "IMAGE..." or len(faults) == len(words)):  # else the others are drawn
         raise faults[0]
 
