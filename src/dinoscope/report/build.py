@@ -13,7 +13,7 @@ from dinoscope.evaluation import EVALUATIONS
 from dinoscope.evaluation.base import DEFAULT_CONTEXT, Context, inherited
 from dinoscope.evaluation.compare import Entry, Wanted, check, compare, gather
 from dinoscope.files import claim_file, replacing
-from dinoscope.model_names import RANDOM, Model, is_run, load_models, run_settings, with_runs_inside
+from dinoscope.model_names import Model, is_run, load_models, with_runs_inside
 from dinoscope.report.comparison import require_different
 from dinoscope.report.page import Document, Section, render
 from dinoscope.report.runs import Material, read_runs
