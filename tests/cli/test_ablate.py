@@ -176,8 +176,8 @@ def test_a_dry_run_lists_times_and_writes_nothing(data, tmp_path, capsys) -> Non
 
 
 REFUSALS = {
-    "name": (["ablate", "colapse"], "no ablation study 'colapse'; did you mean collapse"),
-    "file": (["ablate", "nothing.toml"], "nothing.toml cannot be read"),
+    "name": (["ablate", "colapse"], "no study 'colapse'; did you mean collapse"),
+    "file": (["ablate", "nothing.toml"], "nothing.toml: no such file"),
     "axis": (["--axes", "outptus"], "no axis 'outptus'; did you mean outputs"),
     "recipe": (["--recipe", "quikstart"], "there is no recipe 'quikstart'; did you mean quickstart"),
     "seeds": (["--seeds", "1", "1"], "the seed '1' is given twice"),
