@@ -13,6 +13,7 @@ import json
 import math
 import re
 import shutil
+import sys
 import textwrap
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -155,10 +156,28 @@ def commands() -> dict[str, Spec]:
     return {name: Spec(**spec | {"options": tuple(map(option, spec["options"]))}) for name, spec in specs.items()}
 
 
-@functools.cache
-def names() -> dict[str, dict[str, None]]:
-    """Return the names that the library knows, by kind: those of registries that cannot be asked without torch."""
-    return {kind: dict.fromkeys(known) for kind, known in _file()["names"].items()}
+REGISTRIES = {
+    "released": ("dinoscope.models.pretrained", "CATALOGUE"),
+    "baseline": ("dinoscope.models.baselines", "BASELINES"),
+    "backbone": ("dinoscope.models.backbone", "BACKBONES"),
+    "method": ("dinoscope.methods", "METHODS"),
+    "recipe": ("dinoscope.recipes", "RECIPES"),
+    "evaluation": ("dinoscope.evaluation", "EVALUATIONS"),
+    "part of a verdict": ("dinoscope.cli.verdict", "MAY_BE_SKIPPED"),
+    "kind of map": ("dinoscope.explain.maps", "MAPS"),
+    "way to segment": ("dinoscope.cli.pictures", "WAYS_TO_SEGMENT"),
+    "study": ("dinoscope.study.definition", "STUDY_NAMES"),
+    "table": ("dinoscope.study.reproduce", "TABLES"),
+    "figure": ("dinoscope.cli.compare", "FIGURES"),
+}
+"""Kind of names -> the module and the registry that has them. Models are in three: released, baseline, backbone."""
+
+
+def names(kind: str) -> dict[str, None]:
+    """Return the names of a kind: of the registry if its module is loaded, as a program may have added to it."""
+    module, registry = REGISTRIES[kind]
+    known = getattr(sys.modules.get(module), registry, None)
+    return dict.fromkeys(_file()["names"][kind] if known is None else known)
 
 
 @functools.cache
@@ -367,11 +386,11 @@ def _check_known(option: Option, flag: str, words: Sequence[str]) -> None:
 
 
 def _check_name(kind: str, word: str) -> None:
-    lookup(kind, word, names()[kind])
+    lookup(kind, word, names(kind))
 
 
 def _check_model(word: str) -> None:
-    require_model_name(word, names()["released"], names()["baseline"], names()["backbone"])
+    require_model_name(word, names("released"), names("baseline"), names("backbone"))
 
 
 def _check_network(word: str) -> None:

@@ -11,7 +11,7 @@ import inspect
 import json
 import re
 import warnings
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import asdict, fields, is_dataclass, replace
 from typing import Any, get_args, get_type_hints
 
@@ -19,21 +19,11 @@ import tyro
 
 from dinoscope.choosing import AUTO, CHOSEN
 from dinoscope.cli.command import MARKERS, Command, registry_of_types
-from dinoscope.cli.compare import FIGURES
-from dinoscope.cli.options import ANY, FILE, SOME, Option, Spec
-from dinoscope.cli.pictures import WAYS_TO_SEGMENT
+from dinoscope.cli.options import ANY, FILE, REGISTRIES, SOME, Option, Spec
 from dinoscope.cli.train import Choices
-from dinoscope.cli.verdict import MAY_BE_SKIPPED
 from dinoscope.data.views import VIEWS
-from dinoscope.evaluation import EVALUATIONS
-from dinoscope.explain.maps import MAPS
 from dinoscope.methods import METHODS
-from dinoscope.models.backbone import BACKBONES
-from dinoscope.models.baselines import BASELINES
-from dinoscope.models.pretrained import CATALOGUE
 from dinoscope.recipes import RECIPES, run_config
-from dinoscope.study.definition import study_files
-from dinoscope.study.reproduce import TABLES
 from dinoscope.training.config import RunConfig
 
 GROUPS = (
@@ -98,22 +88,8 @@ COMMON = (
 
 
 def names() -> dict[str, list[str]]:
-    """Return the names of each kind. Those of models have three: `naming.require_model_name` takes them."""
-    registries: dict[str, Iterable[str]] = {
-        "released": CATALOGUE,
-        "baseline": BASELINES,
-        "backbone": BACKBONES,
-        "method": METHODS,
-        "recipe": RECIPES,
-        "evaluation": EVALUATIONS,
-        "part of a verdict": MAY_BE_SKIPPED,
-        "kind of map": MAPS,
-        "way to segment": WAYS_TO_SEGMENT,
-        "study": study_files(),
-        "table": TABLES,
-        "figure": FIGURES,
-    }
-    return {kind: list(known) for kind, known in registries.items()}
+    """Return the names of each kind."""
+    return {kind: list(getattr(importlib.import_module(m), registry)) for kind, (m, registry) in REGISTRIES.items()}
 
 
 def schema() -> dict[str, Any]:

@@ -271,6 +271,10 @@ def study_files() -> dict[str, dict[str, Any]]:
     return {file.stem: tomllib.loads(file.read_text(encoding="utf-8")) for file in files}
 
 
+STUDY_NAMES = tuple(study_files())
+"""Of ablations and of comparisons."""
+
+
 def named_studies(key: str = "axes") -> dict[str, str]:
     """Return name -> title of every file in `studies/` that has this key: of ablations; "backbones" of comparisons."""
     return {name: values["title"] for name, values in study_files().items() if key in values}
