@@ -101,7 +101,7 @@ def test_a_released_name_goes_wherever_a_run_goes(released: Backbone, picture_fo
     folder = ["--data", str(data), "--workers", "0"]
     assert main(["knn", *common, *folder, "--ks", "1", "--json"]) == 0
     measured = json.loads(capsys.readouterr().out)
-    assert measured["protocol"]["weights"].endswith("weights/tiny.pth")
+    assert measured["protocol"]["weights"] == "tiny_dino"
     top1 = dinoscope.knn("tiny_dino", data, KNNConfig(ks=(1,)), device="cpu")[0]
     assert measured["metrics"][0]["value"] == top1.value
     assert main(["linear", *common, *folder, "--epochs", "1", "--learning-rate", "0.1"]) == 0
@@ -153,6 +153,7 @@ def test_every_command_that_makes_pictures_or_figures_shows_the_progress_of_fetc
 
 @pytest.mark.usefixtures("not_here_yet")
 def test_a_run_that_begins_from_a_released_model_shows_it_too(tmp_path: Path, capsys) -> None:
+    (tmp_path / "nowhere").mkdir()  # without images
     options = ["--data", str(tmp_path / "nowhere"), "--out", str(tmp_path / "out"), "--init", "tiny_dino"]
     with pytest.raises(dinoscope.api.UserError, match="nowhere"):
         call("train", options)
