@@ -7,6 +7,7 @@ from collections.abc import Collection
 from pathlib import Path
 
 from dinoscope.errors import UserError
+from dinoscope.places import may_exist
 
 RANDOM = "random:"
 """Prefix of a network or model: its network with fresh weights."""
@@ -31,10 +32,7 @@ def require_model_name(
 
 
 def _is_model(name: str, released: Collection[str]) -> bool:
-    try:
-        return name == SHIPPED or name in released or name.startswith(TIMM) or Path(name).exists()
-    except OSError:  # what cannot be asked about is left to who reads it
-        return True
+    return name == SHIPPED or name in released or name.startswith(TIMM) or may_exist(Path(name))
 
 
 def unknown_model(name: str, released: Collection[str]) -> str:

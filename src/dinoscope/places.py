@@ -107,19 +107,23 @@ _NOT_LOOKED_UP = "*?[{#"
 """Signs of patterns, and of images within a file."""
 
 
-def require_place(place: Path) -> None:
-    """Raise UserError if this machine has no such file or folder, alone or within a file.
+def may_exist(place: Path) -> bool:
+    """Return whether this machine has such a file or folder, alone or within a file, or only its reader can tell.
 
     Addresses, patterns and images within a file are left to who reads them.
     """
+    if isinstance(place, RemotePath) or any(sign in str(place) for sign in _NOT_LOOKED_UP):
+        return True
+    try:
+        return place.exists() or any(parent.is_file() for parent in place.parents)
+    except OSError:  # who reads it has the better words
+        return True
+
+
+def require_place(place: Path) -> None:
+    """Raise UserError if a place, or one of those in it, cannot exist (`may_exist`)."""
     for one in place.places if isinstance(place, JoinedPath) else (place,):
-        if isinstance(one, RemotePath) or any(sign in str(one) for sign in _NOT_LOOKED_UP):
-            continue
-        try:
-            is_there = one.exists() or any(parent.is_file() for parent in one.parents)
-        except OSError:  # who reads it has the better words
-            continue
-        if not is_there:
+        if not may_exist(one):
             raise UserError(f"{one}: no such {'file' if one.suffix else 'folder'}. Check the path.")
 
 

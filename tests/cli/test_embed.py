@@ -96,6 +96,7 @@ def test_parquet_without_pyarrow_is_refused_at_once(
     model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
+    (tmp_path / "nothing is read").mkdir()
     with pytest.raises(UserError, match=r"pip install 'dinoscope\[parquet\]'"):
         run(model, tmp_path / "nothing is read", tmp_path / "f.parquet")
 

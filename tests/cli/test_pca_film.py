@@ -187,7 +187,7 @@ def test_the_colours_of_frames_outside_of_the_sample(
         (["clip.avi"], "must end in .mp4 or .gif"),
         (["clip.avi", "--out", "film.avi"], "must end in .mp4 or .gif"),
         (["clip.avi", "clip.avi", "--out", "film.mp4"], "not of 2"),
-        (["none.mp4", "--out", "film.mp4"], "there is no video none.mp4"),
+        (["none.mp4", "--out", "film.mp4"], "none.mp4: no such file"),
         (["clip.avi", "--out", "film.mp4", "--joint"], "--joint"),
         (["frames", "--out", "pictures", "--side-by-side"], "for a film"),
         (["clip.avi", "--out", "taken.mp4"], "exists already"),

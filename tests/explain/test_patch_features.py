@@ -440,6 +440,8 @@ def test_mistakes_are_told_in_one_line(
 ) -> None:
     folder = picture_folder(2)
     monkeypatch.chdir(tmp_path)
+    for name in ("a.mp4", "b.mp4"):
+        Path(name).touch()
     given = {"--model": str(model), "--data": str(folder), "--device": "cpu"}
     extra = [word for name, value in given.items() if name not in options for word in (name, value)]
     before = sorted(tmp_path.iterdir())
@@ -455,6 +457,7 @@ def test_a_missing_package_is_told_at_once(
     kind: str, model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
+    (tmp_path / "nothing is read").mkdir()
     with pytest.raises(UserError, match=rf"pip install 'dinoscope\[{kind}\]'"):
         run(model, tmp_path / "nothing is read", tmp_path / f"f.{kind}")
 

@@ -18,7 +18,7 @@ from dinoscope.report.sections.settings import command
 from dinoscope.training.config import OptimizerConfig, RunConfig, SavingConfig
 from tests.plain_process import PlainProcess
 
-_BASE = run_config("dino_small_images_cpu", Path("/some where/it's $HOME"), Path("out; rm -rf x"))
+_BASE = run_config("dino_small_images_cpu", Path("some where/it's $HOME"), Path("out; rm -rf x"))
 
 CASES: dict[str, RunConfig] = {
     **{
@@ -66,6 +66,8 @@ def read_back(plain_process: PlainProcess, tmp_path_factory: pytest.TempPathFact
     commands = [shlex.split(command(config).text.replace("\\\n", " ")) for config in CASES.values()]
     assert all(words[:2] == ["dinoscope", "train"] for words in commands)
     folder = tmp_path_factory.mktemp("read")
+    for config in CASES.values():
+        (folder / config.data).mkdir(parents=True, exist_ok=True)
     return dict(zip(CASES, plain_process.ask(READ, [words[2:] for words in commands], folder), strict=True))
 
 

@@ -231,6 +231,7 @@ def test_the_command_takes_the_network_of_the_model(
 ) -> None:
     model(tmp_path / "model", "vit_micro_conv8", 32)
     picture_folder(24)
+    (tmp_path / "another").mkdir()
     train = ["train", "--recipe", "dino_small_images", "--data", "pictures", "--out", "out", "--init", "model"]
     train += ["--views", "small_32", "--epochs", "1", "--batch-size", "8", "--evaluate-every", "0", "--workers", "0"]
     train += ["--method.out-dim", "32", "--method.hidden-dim", "32", "--method.freeze-last-layer-epochs", "0"]
