@@ -36,7 +36,7 @@ MISTAKES = {
     "train --precision fp8": "--precision is 'fp8'; allowed: auto, fp32, bf16, fp16",
     "train --resume=1": "--resume takes no value: leave out '1'",
     "train photos": "'photos' is not expected here; `dinoscope train --help` lists the options",
-    "knn": "--model is missing: one or more models; a folder of runs stands for them; `dinoscope knn --help` explains it",
+    "knn": "--model is missing: one or more models; a folder of runs stands for them; `dinoscope knn",
     "knn --gpu 0": "did you mean --device?",
     "knn --kss 5": "did you mean --ks?",
     "knn --xyzzy": "there is no option --xyzzy; `dinoscope knn --help` lists the options",
