@@ -57,7 +57,7 @@ PRINT_DPI, MIN_DPI, MAX_DPI = 300, 72, 600
 MAX_COLUMNS = 6
 
 _SCREEN_DPI = 100
-_HEADING_HEIGHT, _CAPTION_HEIGHT, _LEGEND_HEIGHT = 44, 26, 40
+_HEADING_HEIGHT, _CAPTION_HEIGHT, _LINE_HEIGHT, _LEGEND_HEIGHT = 44, 26, 20, 40
 _HEADING_SIZE, _TEXT_SIZE = 17, 13
 SHEET_TILE = 300
 _WEBP_QUALITY = 82
@@ -238,11 +238,11 @@ class Sheet:
     dpi: int | None = None
 
     def page(self, note: str = "") -> Page:
-        """Set it, with a note above the pictures at the right."""
+        """Set it, with a note above the pictures."""
         return layout([Row(tiles, SHEET_TILE) for tiles in self.rows], note=note, min_width=0, dpi=self.dpi)
 
     def pixels(self, note: str = "") -> Pixels:
-        """Draw it, with a note above the pictures at the right."""
+        """Draw it, with a note above the pictures."""
         return self.page(note).pixels()
 
 
@@ -264,18 +264,22 @@ def layout(
 ) -> Page:
     """Set rows below each other, the title above them at the left, the note at the right, the legend below.
 
-    The page is as wide as its longest row. A text that does not fit loses its middle. dpi: for print; the tiles
+    The page is as wide as its longest row. A note without a title takes as many lines as it needs; another text that
+    does not fit loses its middle. dpi: for print; the tiles
     have `scale_of(dpi)` times as many pixels as their columns. Raises UserError as `scale_of` does.
     """
     scale = scale_of(dpi)
-    heading = _HEADING_HEIGHT if title or note else 0
     captions = [_CAPTION_HEIGHT * any(tile.caption or tile.detail for tile in row.tiles) for row in rows]
     heights = [max(tile.pixels.shape[0] for tile in row.tiles) / scale for row in rows]
-    top = MARGIN // 2 + heading
     width = max([min_width, *(page_width(len(row.tiles), row.tile_width) for row in rows)])
+    notes = [] if title else Page(width, MARGIN, dpi).broken(note, _TEXT_SIZE, width - 2 * MARGIN)
+    heading = _HEADING_HEIGHT + _LINE_HEIGHT * max(0, len(notes) - 1) if title or note else 0
+    top = MARGIN // 2 + heading
     bottom = top + sum(captions) + sum(heights) + GAP * len(rows) + (_LEGEND_HEIGHT if legend else 0)
     canvas = Page(width, bottom, dpi)
-    if heading:
+    for number, text in enumerate(notes):
+        canvas.text(text, MARGIN, (MARGIN + _HEADING_HEIGHT) / 2 + number * _LINE_HEIGHT, _TEXT_SIZE, QUIET)
+    if title:
         canvas.line(title, note, MARGIN, width - MARGIN, (MARGIN + _HEADING_HEIGHT) / 2, _HEADING_SIZE)
     for row, caption, height in zip(rows, captions, heights, strict=True):
         for column, tile in enumerate(row.tiles):
@@ -433,6 +437,17 @@ class Page:
         with _any_letter():
             measure = self.agg.get_renderer().get_text_width_height_descent
             return measure(_drawable(text), self._font(size), ismath=False)[0] / self.scale
+
+    def broken(self, text: str, size: float, room: float) -> list[str]:
+        """Break a text between words into lines of at most `room` pixels; a word that is longer loses its middle."""
+        lines: list[str] = []
+        for word in text.split():
+            longer = f"{lines[-1]} {word}" if lines else word
+            if lines and self.length(longer, size) <= room:
+                lines[-1] = longer
+            else:
+                lines.append(self._shortened(word, size, room))
+        return lines
 
     def _shortened(self, text: str, size: float, room: float) -> str:
         """Drop as much of the text's middle as it takes to fit into `room` pixels."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import re
 from pathlib import Path
 
@@ -17,6 +18,7 @@ from dinoscope.files import write_all
 from dinoscope.pictures import (
     MARGIN,
     OUTLINE,
+    Page,
     Row,
     Tile,
     fitted,
@@ -170,6 +172,25 @@ def test_files_of_a_page_for_print(tmp_path: Path) -> None:
 def test_dots_an_inch_out_of_range_are_refused(dpi: int) -> None:
     with pytest.raises(UserError, match=f"72 to 600, not {dpi}"):
         layout([Row([Tile(GREY)], 60)], dpi=dpi)
+
+
+def test_a_note_alone_is_broken_into_lines_and_nothing_of_it_is_lost() -> None:
+    words = [f"word{number}" for number in range(60)]
+    empty = Page(300, 100)
+    lines = empty.broken(" ".join(words), 13, 236)
+    assert " ".join(lines).split() == words
+    assert all(empty.length(line, 13) <= 236 for line in lines)
+    assert all(
+        empty.length(f"{line} {following.split()[0]}", 13) > 236 for line, following in itertools.pairwise(lines)
+    )
+    (longer,) = empty.broken("w" * 100, 13, 236)  # no place to break it
+    assert empty.length(longer, 13) <= 236
+    row = Row([Tile(np.zeros((90, 236, 3), np.uint8))], 236)
+    short, long = layout([row], note="short", min_width=0), layout([row], note=" ".join(words), min_width=0)
+    assert long.height - short.height == pytest.approx(20 * (len(lines) - 1))
+    assert [text.get_text() for text in long.figure.texts] == lines
+    black = (long.pixels() == 0).all(axis=2)
+    assert black.sum() == 90 * 236  # the texts are grey, above the picture
 
 
 def test_no_figure_stays_in_pyplot() -> None:
