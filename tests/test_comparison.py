@@ -82,6 +82,7 @@ def notes(values: dict[str, Any]) -> dict[str, list[str]]:
 def test_everything_that_is_missing_is_measured_kept_and_shown(runs: Path, trained: Path, capsys) -> None:
     values = compared("a0", "a1", "b", "--data", trained / "data", "--published")
     shown = capsys.readouterr()
+    assert "added as baselines: raw pixels" in shown.err
 
     methods = [(row["method"], row["architecture"], len(row["entries"])) for row in values["rows"]]
     assert methods == [

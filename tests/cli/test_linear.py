@@ -13,7 +13,7 @@ import torch
 import dinoscope
 from dinoscope import checkpoint, cli
 from dinoscope.errors import UserError
-from dinoscope.evaluation.linear import LinearConfig
+from dinoscope.evaluation.linear import EVALUATION, LinearConfig
 from dinoscope.evaluation.results import kept
 from dinoscope.models.backbone import BackboneConfig, build_backbone
 
@@ -68,6 +68,8 @@ def test_the_record_says_what_was_done(model: Path, data: Path, capsys: pytest.C
     assert (protocol["train_images"], protocol["val_images"], protocol["classes"]) == (30, 9, 3)
     assert (protocol["protocol"], protocol["epochs"], protocol["batch_size"]) == ("fast", 30, 9)
     assert protocol["learning_rate"] in LinearConfig().rates
+    rows_differ = {name: value for name, value in protocol.items() if name != "learning_rate"}  # as of a comparison
+    assert "own learning rates x 9 / 256 (best of" in EVALUATION.protocol_line(rows_differ)
     measured = dinoscope.linear(model, data, LinearConfig(epochs=30, batch_size=9), device="cpu")
     found = kept(model, "linear")
     assert found is not None

@@ -206,6 +206,14 @@ def test_evaluations_are_foreseen_by_the_images_that_they_show(
     assert "evaluate_every 1 -> 667" in length.facts["fitted to it"]
 
 
+def test_evaluations_that_stay_at_the_end_alone_are_not_told(tmp_path: Path) -> None:
+    before = replace(settings(tmp_path, tmp_path, epochs=5), evaluate_every=8)
+    costs = Costs(step=2.0, start=10.0, evaluation=7.0, checkpoint=3.0)
+    for after, is_told in ((9, False), (4, True)):
+        told = budget.facts(before, replace(before, evaluate_every=after), costs, Budget(20), 24)
+        assert ("evaluate_every" in told.get("fitted to it", "")) == is_told
+
+
 def test_the_run_is_that_of_its_epochs_and_resumes_as_such(
     clock: Clock, picture_folder: Callable[..., Path], tmp_path: Path
 ) -> None:

@@ -565,13 +565,13 @@ def protocol_line(protocol: Mapping[str, Any]) -> str:
         train += f" ({100 * protocol['label_fraction']:.3g} % of the labels)"
     prepared = "standardised, no augmentation" if protocol["protocol"] == "fast" else "crops and flips"
     feature = f", {protocol['feature']}" if "feature" in protocol else ""
-    rate = f"{protocol['learning_rate']:g}" if "learning_rate" in protocol else "rate"
+    rate = f"learning rate {protocol['learning_rate']:g}" if "learning_rate" in protocol else "own learning rates"
     weights = f", weights {protocol['weights']}" if "weights" in protocol else ""
     weights += base.made_of(protocol)
     return (
         f"{protocol['protocol']} protocol, last epoch of {protocol['epochs']}, on {protocol['val_images']} validation "
         f"images; {train}, {prepared}, {protocol['classes']} classes, {protocol['image_size']} px{feature}, "
-        f"learning rate {rate} x {protocol['batch_size']} / 256 ({protocol['rate_choice']}){weights}, "
+        f"{rate} x {protocol['batch_size']} / 256 ({protocol['rate_choice']}){weights}, "
         f"data {' and '.join(dict.fromkeys((protocol['train'], protocol['val'])))}{base.grouping_words(protocol)}"
     )
 

@@ -187,7 +187,9 @@ def facts(before: RunConfig, after: RunConfig, costs: Costs, budget: Budget, ima
     )
     told = {f"{budget.minutes:g} minutes": text}
     old, new = leaves(before), leaves(after)
-    fitted = [name for name in old if name != "epochs" and old[name] != new[name]]
+    at_the_end_only = min(before.evaluate_every, after.evaluate_every) >= after.epochs
+    untold = {"epochs", "evaluate_every"} if at_the_end_only else {"epochs"}
+    fitted = [name for name in old if name not in untold and old[name] != new[name]]
     if fitted:
         told["fitted to it"] = ", ".join(f"{name} {_number(old[name])} -> {_number(new[name])}" for name in fitted)
     return told
