@@ -14,6 +14,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from matplotlib.backends.backend_agg import FigureCanvasAgg
 
 pytest.importorskip("gradio", reason="the tabs need Gradio")
 pytest.importorskip("httpx")
@@ -31,6 +32,7 @@ from dinoscope.explain.history import read_history
 from dinoscope.methods import METHODS, dino, esvit, ibot
 from dinoscope.methods import health as method_health
 from dinoscope.methods.method import FEATURES, TEACHER_AND_STUDENT
+from dinoscope.report.charts import Line, LineChart, LinePanel, line_chart
 from dinoscope.report.runs import read_runs
 from dinoscope.report.sections import curves, health
 from dinoscope.report.sections.health import findings
@@ -118,6 +120,22 @@ def test_curves_and_health_are_in_the_language_of_the_reader(tab: TrainingTab, r
     assert literal("Pérdida") not in tab.choose("dino", "plain", 3, NEW, REQUEST)[CURVES]
 
 
+def test_titles_of_curves_are_not_cut_off() -> None:
+    titles = {value.title for figure in curves._FIGURES.values() for value in figure}
+    titles |= {curve.title for entry in METHODS.values() for curve in entry.curves}
+    for english in sorted(titles):
+        for title in (english, catalogue("es").get(english, english)):
+            panel = LinePanel(title, (Line("a", (1.0, 2.0), (0.3635, 0.3655)),), "epoch", "std. deviation")
+            figure = line_chart(LineChart("", title, (panel,)), curves._SIZE, legend=False)
+            canvas = FigureCanvasAgg(figure)
+            canvas.draw()
+            (axis,) = figure.axes
+            box = axis._left_title.get_window_extent(canvas.get_renderer())
+            assert box.width > 10, title
+            assert box.x1 <= figure.bbox.width, title
+            assert box.y1 <= figure.bbox.height, title
+
+
 def english_sentences() -> set[str]:
     """All that the tab may say of a run: what the sources make phrases of, and the texts of methods and curves."""
     sources = [method_health, health, curves, dino, ibot, esvit, text_module]
@@ -159,7 +177,7 @@ def test_the_slider_goes_from_before_training_to_the_newest(tab: TrainingTab, ru
     assert len({picture["value"] for _, _, picture, *_ in pictures}) == 3
     history = read_history(runs / "dino")
     assert history is not None
-    drawn = [attention_picture(history, snapshot) for snapshot in history.snapshots]
+    drawn = [attention_picture(history, snapshot, ("low", "high")) for snapshot in history.snapshots]
     assert not np.array_equal(drawn[0], drawn[2])
 
 

@@ -129,6 +129,15 @@ def test_a_clip_is_marked_followed_and_played(page: Any, folder: Path, tmp_path:
     page.wait_for_function(
         "document.querySelector('#video-overlay video').getVideoPlaybackQuality().totalVideoFrames > 6"
     )
+    video.hover()
+    page.locator("#video-overlay").get_by_label("full-screen").click()
+    page.wait_for_function(
+        """() => {
+            const film = document.querySelector('#video-overlay video'), box = film.getBoundingClientRect();
+            return document.fullscreenElement?.contains(film) && box.width === innerWidth && box.height === innerHeight;
+        }"""
+    )
+    page.evaluate("document.exitFullscreen()")
     with page.expect_download() as download:
         page.click("#video-save-masks")
     assert download.value.suggested_filename == "masks.zip"

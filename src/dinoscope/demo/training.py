@@ -309,16 +309,17 @@ class TrainingTab:
         values = {"epoch": f"{snapshot.epoch:.3g}", "step": count(snapshot.steps)}
         caption = f"{title}{say(request, key, **values)} · {self._translated(snapshot.what, request)}"
         file = self.site.words.plain(request, key, **values)
-        drawn = attention_picture(look.history, snapshot)
+        ends = (say(request, "image_scale_low"), say(request, "training_strongest"))
+        drawn = attention_picture(look.history, snapshot, ends)
         update = self.site.shown(request, printable(look.label), file, "training_attention", drawn)
         return [caption, update | {"visible": True}]
 
 
-def attention_picture(history: AttentionHistory, snapshot: Snapshot) -> UInt8[ndarray, "_ _ 3"]:
-    """Draw each image with what was attended to in it below."""
+def attention_picture(history: AttentionHistory, snapshot: Snapshot, ends: tuple[str, str]) -> UInt8[ndarray, "_ _ 3"]:
+    """Draw each image with what was attended to in it below. ends: names of the ends of the scale of colours."""
     grounds = [fitted(picture, _TILE) for picture in history.pictures]
     columns = [(Tile(ground), Tile(overlay(ground, map))) for ground, map in zip(grounds, snapshot.maps, strict=True)]
-    return page(bands(columns, per_band(len(columns), _PER_ROW), _TILE), legend=overlay_legend(""), min_width=0)
+    return page(bands(columns, per_band(len(columns), _PER_ROW), _TILE), legend=overlay_legend("", *ends), min_width=0)
 
 
 def _progress(record: RunRecord, in_training: bool) -> tuple[str, Mapping[str, object]]:
