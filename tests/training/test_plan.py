@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import statistics
 import subprocess
 import sys
 from collections.abc import Callable
@@ -151,4 +152,6 @@ def test_the_memory_is_that_of_a_process_that_trains(recipe: str, changes: dict[
         done = subprocess.run(command, capture_output=True, text=True, check=True, cwd=tmp_path)
         return int(done.stdout)
 
-    assert bytes_of("plan") == pytest.approx(bytes_of("train"), rel=0.15)
+    # how much a process holds beyond its tensors varies: next to other work, one plan in six was 20 % too high
+    planned = statistics.median(bytes_of("plan") for _ in range(3))
+    assert planned == pytest.approx(bytes_of("train"), rel=0.15)
