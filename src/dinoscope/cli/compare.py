@@ -66,11 +66,6 @@ class MeasuringOptions:
 
 MEASURING = MeasuringOptions()
 
-BASELINES_ADDED = (
-    "added as baselines: raw pixels, whitened patches, and each network with random weights; what was not kept of them "
-    "is measured, too (--no-baselines leaves them out)"
-)
-
 
 def compare(
     runs: Annotated[tuple[str, ...], tyro.conf.arg(metavar="MODEL...", help=SEVERAL)],
@@ -104,8 +99,6 @@ def compare(
     without = measuring.no_baselines
     if baselines and without:
         raise UserError("--baselines and --no-baselines exclude each other")
-    if measuring.data is not None and not (baselines or without):
-        say(BASELINES_ADDED)
     _, table, files = comparison.compare_runs(
         runs,
         out,
@@ -147,8 +140,6 @@ def report(
     models = with_runs_inside(runs)
     if models != list(runs):
         say(f"the models of this report: {', '.join(map(str, models))}")
-    if measuring.data is not None and not measuring.no_baselines:
-        say(BASELINES_ADDED)
     written = build.write_report(
         models,
         out,

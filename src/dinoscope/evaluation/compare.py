@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import importlib
+import logging
 import math
 import warnings
 from collections import Counter
@@ -40,6 +41,8 @@ from dinoscope.text import ABSENT
 from dinoscope.training.config import RunConfig
 from dinoscope.training.run_folder import read_config
 from dinoscope.types import Metric, Result
+
+logger = logging.getLogger("dinoscope")
 
 BASELINES = (*NO_NETWORK, "random")
 WITH_LABELS = "supervised"
@@ -327,6 +330,11 @@ def gather(
     """
     wanted = default_settings() if wanted is None else wanted
     gatherer = _Gatherer(models, data, wanted, skip, context)
+    if baselines and data is not None:
+        logger.warning(
+            "added as baselines: raw pixels, whitened patches, and each network with random weights; what was not kept "
+            "of them is measured, too (--no-baselines leaves them out)"
+        )
     entries = [gatherer.entry(model) for model in gatherer.models]
     if baselines:
         entries += [*gatherer.random_networks(models), *gatherer.pixels(), *gatherer.patches()]

@@ -85,7 +85,6 @@ MAX_POINTS = 240
 
 _PANELS = 3  # in a row
 _LABEL_LETTERS, _TITLE_LETTERS = 26, 44  # on one line
-_LETTERS_PER_INCH = 11  # of the title of a panel
 _FREE_ROWS, _FREE_LETTERS = 13, 30  # of a legend in the place of a panel
 _MARKED_POINTS = 7  # on a line with a marker of its own
 
@@ -201,9 +200,10 @@ def _line_looks(chart: LineChart) -> _Looks:
 
 
 def _draw_panel(axis: Axes, panel: LinePanel, looks: _Looks, max_markers: int) -> None:
-    letters = round(_LETTERS_PER_INCH * axis.bbox.width / axis.figure.dpi)
-    title = "\n".join(textwrap.wrap(panel.title, letters, break_long_words=False))
-    axis.set(title=title, xlabel=panel.x_title, ylabel=panel.y_title)
+    axis.set(xlabel=panel.x_title, ylabel=panel.y_title)
+    title = axis.set_title(panel.title)
+    if (share := axis.bbox.width / max(title.get_window_extent().width, 1)) < 1:
+        title.set_text("\n".join(textwrap.wrap(panel.title, int(share * len(panel.title)), break_long_words=False)))
     labels = list(looks)
     for line in sorted(panel.lines, key=lambda line: line.baseline):  # the baseline is drawn over the others
         color, style, marker = looks[key := (line.label, line.baseline)]
