@@ -180,6 +180,8 @@ def test_nothing_moves_by_default(data: Path, tmp_path: Path, capsys: pytest.Cap
     page = Page((tmp_path / "out" / "duplicates.html").read_text())
     assert all(image["src"].startswith("data:image/webp") for image in page.images())
     assert [image["alt"] for image in page.images()] == [row["file"] for row in rows]
+    size = sum(int(row["bytes"]) for row in rows if row["kind"] != "kept")
+    assert f"{size / 1e3:,.1f} kB" in capsys.readouterr().out
     assert "val/exact.png" in capsys.readouterr().out
 
 

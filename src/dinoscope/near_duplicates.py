@@ -21,6 +21,7 @@ import cv2
 import numpy as np
 import torch
 from jaxtyping import Float, Float32, Int64
+from rich.filesize import decimal
 from torch import Tensor
 
 from dinoscope import distributed
@@ -119,7 +120,7 @@ class Duplicates:
             "groups of copies": f"{len(self.groups):,}",
             "copies": f"{len(copies):,}",
             **{f"  {kind}": f"{len(self.of_kind(kind)):,}" for kind in KINDS if kind != "kept"},
-            "size of the copies": f"{sum(member.size for member in copies) / 1e6:,.1f} MB",
+            "size of the copies": decimal(sum(member.size for member in copies)),
         }
         rows = tuple(TableRow(row) for row in numbers.items())
         return Table((Column("duplicates"), Column("", "right")), (Section(rows),), remarks=(f"Compared by {self.by}",))

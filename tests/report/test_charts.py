@@ -81,6 +81,12 @@ def test_speeds_far_apart_are_on_a_logarithmic_axis() -> None:
     assert [text.get_text() for text in figure.legends[0].get_texts()] == ["RN50", "ViT-S/16"]
 
 
+def test_a_model_without_a_network_is_called_so_in_the_legend() -> None:
+    two = (Point("DINO", "RN50", "DINO", 10, 50), Point("patches", "–", "Whitened patches", 20, 40))
+    figure = scatter([Panel("k-NN", two)], "images/s")
+    assert [text.get_text() for text in figure.legends[0].get_texts()] == ["RN50", "no network"]
+
+
 def test_raw_pixels_are_a_line_across() -> None:
     figure = scatter([Panel("k-NN", points(1), ("Raw pixels", 30.0))], "images/s")
     assert any(set(line.get_ydata()) == {30.0} for line in figure.axes[0].lines)

@@ -136,7 +136,7 @@ class Row:
 
     @property
     def architecture(self) -> str:
-        return network_title(self.first.backbone) or "–"
+        return network_title(self.first.backbone) or ABSENT
 
     def cell(self, name: str) -> OverSeeds | None:
         return over_seeds([value for entry in self.entries if (value := entry.value(name)) is not None])
@@ -916,7 +916,7 @@ def _data_of(protocol: Mapping[str, Any]) -> tuple[str, ...]:
 def speed_line(comparison: Comparison) -> str:
     """Return what the figures of speed rest on, in words; "" if there are none."""
     line = _protocol_line(comparison, "throughput")
-    return f"images per second of the forward pass, images in memory, {line}" if line else ""
+    return f"Images per second of the forward pass, images in memory, {line}" if line else ""
 
 
 def _protocol_line(comparison: Comparison, evaluation: str) -> str:

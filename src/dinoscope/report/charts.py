@@ -25,6 +25,7 @@ from matplotlib.transforms import Bbox, BboxBase
 from dinoscope.methods import DISPLAY
 from dinoscope.pictures import FONT, INK, QUIET
 from dinoscope.tables import Line, LineChart, LinePanel
+from dinoscope.text import ABSENT
 
 # Okabe and Ito's palette: told apart with any colour vision, and in print.
 COLORS = {
@@ -377,7 +378,10 @@ def _point_looks(
             name: looks[one] for one, name in zip(every, _unique_names(every), strict=True)
         }
     else:
-        named = {one[1]: {"color": QUIET, "marker": looks[one]["marker"]} for one in every}
+        titles = ("no network" if architecture == ABSENT else architecture for _, architecture, _ in every)
+        named = {
+            title: {"color": QUIET, "marker": looks[one]["marker"]} for title, one in zip(titles, every, strict=True)
+        }
     entry: Any = {"markersize": 6, "linestyle": "none"}
     return looks, [Line2D([], [], **(look | entry), label=name) for name, look in named.items()]
 
